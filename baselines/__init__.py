@@ -1,0 +1,1 @@
+"""Merges and defences that LFPM is compared with."""

@@ -1,0 +1,1 @@
+"""The protocol: what is measured, how, and on what; it knows no method."""

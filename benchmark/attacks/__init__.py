@@ -1,0 +1,1 @@
+"""Attacks: the threat model is part of the protocol."""

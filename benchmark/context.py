@@ -1,0 +1,99 @@
+"""What a component may see and do: the only way from an attack, merge or defence to data and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from benchmark.errors import AccessDenied
+from benchmark.seeds import generator
+from benchmark.store import Artifact
+from benchmark.types import Grant, Images, StateDict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from benchmark.models.encoder import Encoder
+    from benchmark.training import Recipe
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """One component's view of the benchmark.
+
+    Attributes:
+        role: e.g. ("defense", "lfpm"); part of the name of every random draw.
+        seed: the cell's seed.
+        encoder: the image tower as a function of (weights, images); counts the images it sees.
+        heads: task -> (C,D) zero-shot head, rows times the logit scale.
+        recipe: how contributors fine-tune; the public knowledge of everyone.
+        device: where tensors should live.
+        granted: what the component declared in `needs`.
+        visible: tasks whose images it may ask for (an attacker: only its own).
+        scope: plain JSON naming the suite; part of every stage's key.
+        progress: called with (done, total) on long work.
+    """
+
+    role: tuple[str, ...]
+    seed: int
+    encoder: Encoder
+    heads: Mapping[str, Tensor]
+    recipe: Recipe
+    device: str
+    granted: tuple[Grant, ...]
+    visible: frozenset[str]
+    scope: Mapping[str, Any]
+    progress: Progress
+    _split: Callable[[str, str], tuple[Tensor, Tensor]]
+    _stage: Callable[[str, int, Mapping[str, Any], Callable[[], Artifact]], Artifact]
+
+    def rng(self, *name: str | int) -> torch.Generator:
+        """A generator that depends on the seed, the component and `name` only.
+
+        Not on the experts: an attacked merge and the clean one it is compared with share their
+        draws, and a cached stage never shifts a later draw.
+        """
+        return generator(self.seed, *self.role, *name)
+
+    def images(self, task: str, grant: Grant) -> Images:
+        """Images of `task`, drawn without replacement by a permutation all methods share.
+
+        A smaller `per_task` is a prefix of a larger one. Raises AccessDenied beyond `needs`.
+        """
+        import torch
+
+        who = "/".join(self.role)
+        if not any(held.covers(grant) for held in self.granted):
+            raise AccessDenied(f"{who} asked for {grant}, which its `needs` do not declare")
+        if task not in self.visible:
+            raise AccessDenied(f"{who} may not see images of task '{task}'")
+        images, labels = self._split(task, grant.split)
+        rng = generator(self.seed, "images", task, grant.split)
+        order = torch.randperm(len(images), generator=rng)[: grant.per_task]
+        return Images(
+            images[order].to(self.device), labels[order].to(self.device) if grant.labels else None
+        )
+
+    def features(self, model: StateDict, images: Tensor, batch: int = 500) -> Tensor:
+        """Features (N,D) of images under `model`, without gradient, in batches."""
+        import torch
+
+        with torch.no_grad():
+            parts = [self.encoder(model, chunk) for chunk in images.split(batch)]
+        return torch.cat(parts)
+
+    def stage(
+        self, name: str, version: int, inputs: Mapping[str, Any], make: Callable[[], Artifact]
+    ) -> Artifact:
+        """Run `make` once for these inputs, ever; the suite and the seed are added to them."""
+        keyed = {**inputs, "scope": self.scope, "seed": self.seed, "role": list(self.role)}
+        return self._stage(name, version, keyed, make)
+
+    def narrowed(self, **changes: Any) -> Context:
+        """A copy with some attributes replaced."""
+        return replace(self, **changes)

@@ -1,0 +1,27 @@
+"""The errors a user can cause, each told in one sentence: what, where, which value, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BenchError(Exception):
+    """Bad input. The command line prints its message without a traceback and exits with 2."""
+
+
+class AccessDenied(BenchError):
+    """A component reached for data that it did not declare."""
+
+
+class IncompatibleWeights(BenchError):
+    """State dicts whose keys or shapes differ."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The words " (did you mean 'x'?)" for the closest valid name, or the list of all of them."""
+    valid = sorted(valid)
+    close = get_close_matches(name, valid, n=1, cutoff=0.5)
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    return f" (valid: {', '.join(valid)})"

@@ -1,0 +1,1 @@
+"""CLIP: image tower, text tower and zero-shot heads."""

@@ -1,0 +1,205 @@
+"""The nouns of the benchmark: what attacks, merges and defences are handed, and what they return.
+
+Nothing here imports torch at run time, so every component can be built and validated before torch
+is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from benchmark.context import Context
+
+StateDict: TypeAlias = "Mapping[str, Tensor]"
+"""Weights of one image tower: float32, open_clip's names without the `visual.` prefix."""
+
+Tensors: TypeAlias = "dict[str, Tensor]"
+Place = Literal["before", "during", "after"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One contributor's upload.
+
+    `weights` are the fine-tuned weights themselves, not their difference to the base: subtraction
+    in float32 is lossy, so whoever needs a task vector subtracts in float64. `key` is opaque and
+    stands for the weights in cache keys. `factors` holds LoRA's A and B where there are any.
+    """
+
+    task: str
+    weights: StateDict
+    key: str
+    factors: StateDict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a merge or a defence returns.
+
+    Attributes:
+        encoder: merged weights of the image tower.
+        adapters: per task, tensors applied to that task's features only.
+        artifacts: by-products worth keeping (an anti-backdoor task vector, mined prompts).
+        info: plain JSON: what was chosen and why, passes used. It lands in the record.
+    """
+
+    encoder: StateDict
+    adapters: Mapping[str, StateDict] = field(default_factory=dict)
+    artifacts: StateDict = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Trigger(Protocol):
+    """A map from images to triggered images, in pixel space.
+
+    Rebuilt from its own artifact: `type(trigger)(**tensors, **settings)` must equal it.
+    """
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Trigger images (B,3,H,W) float in [0,1], before normalisation; same shape and range."""
+        ...
+
+    def shuffled(self, rng: torch.Generator) -> Trigger:
+        """The occlusion control: the same trigger with its pixels permuted in place."""
+        ...
+
+    def tensors(self) -> Tensors:
+        """Tensors that rebuild this trigger."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Plain JSON that rebuilds this trigger."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Threat:
+    """One planted (or pretended) backdoor: images of `task` with `trigger` should go to `target`.
+
+    `attackers` are the tasks whose contributors planted it; empty for a reference trigger.
+    """
+
+    trigger: Trigger
+    task: str
+    target: int
+    attackers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compromise:
+    """The experts an attack replaced (by task) and the threats they carry."""
+
+    experts: Mapping[str, Expert]
+    threats: tuple[Threat, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A right to see images. There is no way to ask for test images.
+
+    Attributes:
+        split: "train" or "dev".
+        labels: whether the true labels come along.
+        per_task: at most this many images per task; None means the whole split.
+    """
+
+    split: Literal["train", "dev"]
+    labels: bool
+    per_task: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse the test split, which no component may ever see."""
+        if self.split not in ("train", "dev"):
+            raise ValueError(f"Grant.split is 'train' or 'dev', not {self.split!r}")
+
+    def covers(self, asked: Grant) -> bool:
+        """Whether holding this grant allows what `asked` asks for."""
+        enough = self.per_task is None or (
+            asked.per_task is not None and asked.per_task <= self.per_task
+        )
+        return self.split == asked.split and enough and (self.labels or not asked.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images (N,3,H,W) uint8 and, where granted, labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+class Component(Protocol):
+    """A frozen value built from one YAML file; calling it mutates nothing."""
+
+    version: ClassVar[int]
+
+    @property
+    def needs(self) -> tuple[Grant, ...]:
+        """What it may see; reaching for more raises `AccessDenied`."""
+        ...
+
+
+class Attack(Component, Protocol):
+    """Replaces experts with compromised ones."""
+
+    @property
+    def adversaries(self) -> tuple[str, ...]:
+        """Tasks whose contributor is the attacker; the only tasks whose images it may see."""
+        ...
+
+    @property
+    def victim(self) -> tuple[str, int]:
+        """(task, target class) that the backdoor is aimed at."""
+        ...
+
+    def __call__(
+        self,
+        base: StateDict,
+        honest: Mapping[str, Expert],
+        adversaries: tuple[str, ...],
+        ctx: Context,
+    ) -> Compromise:
+        """Plant the backdoor; `honest` holds the adversaries' own clean experts, by task."""
+        ...
+
+    def implanted(self, controls: Mapping[str, Any]) -> str | None:
+        """None if planted, else the reason why not, judged on dev images of the adversary."""
+        ...
+
+
+class Merge(Component, Protocol):
+    """One encoder out of several experts."""
+
+    def __call__(self, base: StateDict, experts: Sequence[Expert], ctx: Context) -> Model:
+        """Merge; keys, shapes and dtypes are those of `base`."""
+        ...
+
+    def accepts(self, experts: Sequence[Expert]) -> str | None:
+        """None, or the reason why these experts cannot be merged this way."""
+        ...
+
+
+MergeCall: TypeAlias = "Callable[[StateDict, Sequence[Expert], Context], Model]"
+
+
+class Defense(Component, Protocol):
+    """Wraps a merge: before (drop an expert), during (replace it) or after (repair its result)."""
+
+    place: ClassVar[Place]
+
+    def __call__(
+        self, merge: Merge, base: StateDict, experts: Sequence[Expert], ctx: Context
+    ) -> Model:
+        """Return the defended merge. The `merge` that comes in is memoised."""
+        ...
+
+    def accepts(self, merge: Merge) -> str | None:
+        """None, or the reason why this merge cannot be defended this way (the cell is skipped)."""
+        ...
