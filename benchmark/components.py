@@ -1,0 +1,105 @@
+"""Components: frozen values built from one YAML file each, named by `_target_`.
+
+There is no registry: an option exists because its YAML does, and a class is found by its dotted
+path. Everything here works without torch, Hydra or OmegaConf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar, cast, dataclass_transform
+
+import yaml
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from benchmark.errors import BenchError, nearest
+
+T = TypeVar("T")
+CONF = Path(__file__).parent.parent / "conf"
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def component(cls: type[T]) -> type[T]:
+    """Make a class a component: frozen, keyword-only, every value checked, unknown keys refused."""
+    strict = pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+    return cast("type[T]", strict(cls))
+
+
+def options(group: str) -> list[str]:
+    """Names of a group's options, e.g. options("merge"), sorted."""
+    folder = CONF / group
+    if not folder.is_dir():
+        groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name[0] != "_"]
+        raise BenchError(f"unknown group '{group}'{nearest(group, groups)}")
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def option(group: str, name: str) -> dict[str, Any]:
+    """The raw YAML of an option (interpolations unresolved)."""
+    known = options(group)
+    if name not in known:
+        raise BenchError(f"unknown {group} '{name}'{nearest(name, known)}")
+    return dict(_read(CONF / group / f"{name}.yaml"))
+
+
+def locate(target: str) -> type:
+    """The class behind a dotted path."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BenchError(f"_target_={target} cannot be imported ({error})") from error
+
+
+def build(node: Mapping[str, Any], where: str) -> Any:
+    """Build the component of a resolved config node.
+
+    Args:
+        node: `_target_` and every value of the component.
+        where: how error messages call it, e.g. "merge".
+    """
+    values = {name: value for name, value in node.items() if name != "_target_"}
+    cls = locate(node["_target_"])
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise BenchError(_sentence(error, where, cls)) from error
+
+
+def _sentence(error: ValidationError, where: str, cls: type) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join([where, *(str(part) for part in first["loc"])])
+    if first["type"] == "unexpected_keyword_argument":
+        known = [field.name for field in fields(cls)]
+        return f"unknown key {key}{nearest(str(first['loc'][-1]), known)}"
+    if first["type"] in ("missing_argument", "missing_keyword_only_argument"):
+        return f"{key} is missing; give it a value in its YAML or on the command line"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{key}={first['input']!r} is not valid: {message.removeprefix('value error, ')}"
+
+
+def values(part: Any) -> dict[str, Any]:
+    """A component's values as plain JSON (nested components become dicts)."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(type(part)).dump_python(part, mode="json")
+
+
+def identity(part: Any) -> dict[str, Any]:
+    """What a component is, for cache keys: its class, its code's version, every value."""
+    cls = type(part)
+    return {
+        "target": f"{cls.__module__}.{cls.__qualname__}",
+        "version": part.version,
+        "values": values(part),
+    }
