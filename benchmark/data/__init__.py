@@ -1,1 +1,1 @@
-"""Data sets of the embedded suite."""
+"""The embedded suite's data sets, one per file, and how they are drawn."""

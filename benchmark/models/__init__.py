@@ -1,1 +1,1 @@
-"""CLIP: image tower, text tower and zero-shot heads."""
+"""CLIP encoders used as functions of their weights."""

@@ -1,0 +1,40 @@
+"""Printed digits."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from benchmark.data import canvas
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Digits:
+    """The ten digits in seven faces, any two contrasting colours."""
+
+    version: ClassVar[int] = 1
+    classnames: canvas.Names
+    templates: canvas.Templates
+    sizes: canvas.Sizes
+    seed: canvas.Seed
+    easy: canvas.Hardness
+    hard: canvas.Hardness
+
+    def __post_init__(self) -> None:
+        """Refuses classes without a drawing."""
+        canvas.check_names(self.classnames, DIGITS)
+
+    def __call__(self, split: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images (n,3,32,32) uint8 and labels (n,) int64 of `split`, from `start` to `stop`."""
+        return canvas.draw_split("digits", self, draw, split, start, stop)
+
+
+def draw(name: str, rng: np.random.Generator, hardness: float) -> Image.Image:
+    """The digit with this name."""
+    return canvas.glyph(str(DIGITS.index(name)), rng, hardness)

@@ -1,0 +1,102 @@
+"""A CLIP model: architecture, preprocessing and where its base weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+    from torch import Tensor
+
+    from benchmark.models.encoder import Encoder
+
+PACKAGE = "package:"
+"""Prefix of weights that are shipped in `benchmark/weights`."""
+Channels = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Pretraining:
+    """How base weights are made from captioned images, see `benchmark.pretraining.pretrain`."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000)]
+    lr: Annotated[float, Field(gt=0, le=1)]
+    """Peak learning rate of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    batch: Annotated[int, Field(ge=2)]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the steps with a rising learning rate."""
+    clip: Positive
+    """Largest norm of the gradient."""
+    temperature: Positive
+    """Fixed scale of the cosine similarities; open_clip learns it."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Backbone:
+    """An open_clip model and its base weights."""
+
+    version: ClassVar[int] = 1
+    model: dict[str, Any]
+    """Keyword arguments of `open_clip.model.CLIP`: embed_dim, vision_cfg, text_cfg."""
+    weights: str | None
+    """`package:NAME` for shipped weights, a path, or None: pre-train."""
+    mean: Channels
+    std: tuple[Positive, Positive, Positive]
+    logit_scale: Positive
+    """Factor of the cosine similarities in zero-shot heads."""
+    image_size: Annotated[int, Field(ge=8, le=1024)]
+    pretrain: Pretraining | None
+
+    def build(self, seed: int) -> CLIP:
+        """An open_clip model with weights drawn from `seed`; no global generator moves."""
+        import torch
+        from open_clip.model import CLIP
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return CLIP(**self.model)
+
+    def encoder(self, device: str = "cpu") -> Encoder:
+        """The image tower as a function of its weights, with its meter at zero."""
+        from benchmark.models.encoder import Encoder
+
+        return Encoder(self.model, self.mean, self.std, device)
+
+    def path(self) -> Path:
+        """File of the base weights."""
+        if self.weights is None:
+            raise ValueError("this backbone has no weights: run benchmark.pretraining.pretrain")
+        if self.weights.startswith(PACKAGE):
+            return Path(__file__).parents[1] / "weights" / self.weights.removeprefix(PACKAGE)
+        return Path(self.weights)
+
+    def load(self) -> dict[str, Tensor]:
+        """Full CLIP state dict as float32, checked against the architecture."""
+        from safetensors.torch import load_file
+
+        state = {name: value.float() for name, value in load_file(self.path()).items()}
+        expected = {name: value.shape for name, value in self.build(seed=0).state_dict().items()}
+        if wrong := sorted(expected.keys() ^ state.keys()):
+            raise ValueError(
+                f"{self.path()} does not fit the model: {wrong[0]} is on one side only"
+            )
+        for name, shape in expected.items():
+            if state[name].shape != shape:
+                raise ValueError(f"{name} is {tuple(state[name].shape)}, not {tuple(shape)}")
+        return state
+
+
+def image_tower(clip_state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the image tower, named without `visual.`."""
+    prefix = "visual."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in clip_state.items()
+        if name.startswith(prefix)
+    }
