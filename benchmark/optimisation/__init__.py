@@ -1,0 +1,1 @@
+"""What several defences share: images with the merged model's word on them, mined prompts, SAM."""

@@ -1,0 +1,27 @@
+"""Displacements of weights, as sharpness-aware minimisation uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from benchmark.types import Tensors
+
+
+def norm(tensors: Mapping[str, Tensor]) -> float:
+    """Euclidean norm of all tensors taken as one vector."""
+    squares = [value.double().square().sum() for value in tensors.values()]
+    return float(torch.stack(squares).sum().sqrt())
+
+
+def displacement(direction: Mapping[str, Tensor], rho: float) -> Tensors:
+    """`direction` scaled to length rho: eps = rho g / (|g| + 1e-12) (Foret et al. 2021, eq. 2)."""
+    factor = rho / (norm(direction) + 1e-12)
+    return {name: factor * value for name, value in direction.items()}
+
+
+def moved(tensors: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> Tensors:
+    """The sum of both, as new tensors."""
+    return {name: value + by[name] for name, value in tensors.items()}

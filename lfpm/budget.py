@@ -1,0 +1,79 @@
+"""How many outer steps a pass budget pays for; counted as the encoder's meter counts.
+
+One image forward and backward is one pass, forward only a third.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmark.errors import BenchError
+from lfpm.path import count
+
+if TYPE_CHECKING:
+    from lfpm.method import Lfpm
+
+FORWARD = 1 / 3
+
+
+def plan(method: Lfpm, tasks: int, trained_on: int, held_out: int) -> int:
+    """The number of outer steps.
+
+    Args:
+        method: its passes and every choice that costs some.
+        tasks: T.
+        trained_on: images of all tasks that tau_a is trained on.
+        held_out: images of all tasks that lambda_a is chosen on.
+
+    Raises:
+        BenchError: if not even zero steps fit.
+    """
+    least = cost(method, 0, tasks, trained_on, held_out)
+    if least > method.passes:
+        raise BenchError(
+            f"defense.passes={method.passes} is less than what mining and selection need "
+            f"without any step ({least:.0f}); raise it or lower defense.images"
+        )
+    steps = 0
+    while steps < method.descent.max_steps:
+        if cost(method, steps + 1, tasks, trained_on, held_out) > method.passes:
+            break
+        steps += 1
+    return steps
+
+
+def cost(method: Lfpm, steps: int, tasks: int, trained_on: int, held_out: int) -> float:
+    """Passes of a whole run with this many steps, at most (the selection may stop early)."""
+    fits, rounds = 1, 1
+    if steps and method.partition.refresh:
+        fits += (steps - 1) // method.partition.refresh
+    if steps and method.mining.restart:
+        rounds += (steps - 1) // method.mining.restart
+    frozen = FORWARD * (trained_on + held_out)
+    warmup = rounds * tasks * method.mining.prompts.batch * method.mining.warmup
+    report = FORWARD * 2 * tasks * method.descent.batch
+    return (
+        frozen
+        + report
+        + warmup
+        + fits * FORWARD * trained_on
+        + steps * per_step(method, tasks)
+        + selection(method, tasks, held_out)
+    )
+
+
+def per_step(method: Lfpm, tasks: int) -> float:
+    """Passes of one outer step: mining, and clean and prompted images at every node."""
+    mining = method.mining.prompts.batch * method.mining.steps
+    images = method.descent.batch
+    if method.sharpness.kind == "ascent":
+        images += min(method.sharpness.batch, method.descent.batch)
+    return tasks * (mining + 2 * count(method.path) * images)
+
+
+def selection(method: Lfpm, tasks: int, held_out: int) -> float:
+    """Passes of choosing lambda_a if the whole grid is walked."""
+    rule = method.selection
+    images = min(held_out, tasks * rule.images)
+    each = tasks * rule.probe.batch * rule.steps + 3 * FORWARD * images
+    return len(rule.grid) * each

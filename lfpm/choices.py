@@ -1,0 +1,176 @@
+"""What the sources of LFPM leave open, as validated values.
+
+Status of each: [stated] in the abstract, [note] only in one third-party reading note, which may be
+wrong, [ours] a reconstruction. C1 to C13 number the choices as docs/lfpm.md does.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from benchmark.components import component
+from benchmark.optimisation.settings import Prompts
+
+Weight = Annotated[float, Field(ge=0, le=1e4)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Whole = Annotated[int, Field(ge=0)]
+
+
+@component
+class Partitioning:
+    """How feature space splits into P_a and P_c, P_a P_c = 0 (C6).
+
+    [note] "adversarial and clean feature subspaces are separated orthogonally"; how is [ours].
+
+    Attributes:
+        kind: "sample": P_c is the sample's own clean feature, P_a the rest; "shift_first": P_a is
+            the top `rank` uncentred directions of the prompt's shift, P_c the rest; "clean_first":
+            P_c holds `energy` of the centred clean features, P_a the top `rank` directions of the
+            shift in its complement; "none": both are the identity (an ablation, not orthogonal).
+        rank: of P_a in "shift_first" and "clean_first".
+        energy: share of the clean features' energy in P_c, in "clean_first".
+        refresh: outer steps between two fits; 0: fit once. "sample" and "none" never need it.
+    """
+
+    kind: Literal["sample", "shift_first", "clean_first", "none"]
+    rank: Annotated[int, Field(ge=1, le=4096)]
+    energy: Share
+    refresh: Whole
+
+
+@component
+class Mining:
+    """Prompt-based adversarial feature mining (C7, C8).
+
+    [note] "a learnable visual prompt encodes the adversarial perturbation"; form, pool, objective
+    and schedule are [ours]. Prompts raise the cross-entropy against the merged model's own
+    predictions, towards no class in particular, plus eta times their energy in P_a.
+
+    Attributes:
+        prompts: the pool of each task and its ascent.
+        warmup: ascent steps on the merged model, before the first outer step.
+        steps: ascent steps per outer step, from where the pool stands (warm start).
+        restart: outer steps after which the pool is drawn anew; 0: never.
+        at: weights that are attacked: theta_m + alpha tau_a with alpha uniform in [0,1] ("path")
+            or 1 ("end").
+        feature_weight: eta.
+        free: one more ascent step along the gradient that the outer step's own backward passes
+            leave on the prompts, at no cost in passes (after Shafahi et al. 2019).
+    """
+
+    prompts: Prompts
+    warmup: Whole
+    steps: Whole
+    restart: Whole
+    at: Literal["path", "end"]
+    feature_weight: Weight
+    free: bool
+
+
+@component
+class Path:
+    """Quadrature of the loss over alpha, theta(alpha) = theta_m + alpha tau_a (C1 to C4).
+
+    [stated] "loss path-integral" with "gradient accumulation"; [note] over the parameter
+    interpolation path. The rule and the interval are [ours].
+
+    Attributes:
+        rule: "gauss_legendre" (two nodes are exact for the quadratic energy under cross-task
+            linearity), "uniform" ({1/K, ..., 1}), "stratified" (one random node in each of K
+            strata), "random" (one random node: no accumulation), "end" (alpha = 1 only: no path).
+        nodes: K; unused by "random" and "end".
+        start: lower end of the interval; the upper one is 1.
+    """
+
+    rule: Literal["gauss_legendre", "uniform", "stratified", "random", "end"]
+    nodes: Annotated[int, Field(ge=1, le=64)]
+    start: Annotated[float, Field(ge=0, lt=1)]
+
+
+@component
+class Losses:
+    """l = energy + mu cross_entropy + beta (match + nu kl), at one node (C10).
+
+    [stated] "backdoor is suppressed and clean tasks kept"; the terms and weights are [ours].
+
+    Attributes:
+        reference: what a prompted feature is drawn to: "merged", the merged model's feature of the
+            clean image; "current", the present model's, without gradient.
+        match: clean features are held in "clean" (P_c only) or in "all" of feature space.
+        mu: weight of the prompted images' cross-entropy against pseudo-labels.
+        beta: weight of both clean terms.
+        nu: weight of KL(merged || present) on clean images.
+    """
+
+    reference: Literal["merged", "current"]
+    match: Literal["clean", "all"]
+    mu: Weight
+    beta: Weight
+    nu: Weight
+
+
+@component
+class Sharpness:
+    """The SAM-like step (C5).
+
+    [note] "SAM-like optimisation"; nothing more is known, so all of it is [ours].
+
+    Attributes:
+        kind: "none"; "ascent": the gradient is taken again at tau_a + rho G/|G|, G accumulated
+            over the nodes; "path_aware": once, at tau_a moved by rho towards 0, i.e. towards the
+            backdoored model (after PAM, Min et al. 2024).
+        rho: distance, in Euclidean norm of weights.
+        batch: images per task, of the step's own, under the ascent gradient.
+    """
+
+    kind: Literal["none", "ascent", "path_aware"]
+    rho: Annotated[float, Field(ge=0, le=100)]
+    batch: Annotated[int, Field(ge=1, le=1024)]
+
+
+@component
+class Descent:
+    """AdamW on tau_a, which starts at 0 and is dense over all float tensors: [ours].
+
+    Attributes:
+        lr: peak learning rate.
+        warmup: share of the steps in which it rises; it then falls to 0 as a cosine.
+        batch: images per task and step; each is used clean and prompted.
+        max_steps: taken even if the pass budget allows more.
+    """
+
+    lr: Annotated[float, Field(gt=0, le=1)]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    batch: Annotated[int, Field(ge=1, le=1024)]
+    max_steps: Annotated[int, Field(ge=0)]
+
+
+@component
+class Selection:
+    """How lambda_a is chosen without trigger, labels or test images (C11): [ours].
+
+    The smallest of `grid` that keeps both bounds on the held-out images; if none does, the largest
+    that keeps the agreement; if none keeps that either, the smallest of the grid.
+
+    Attributes:
+        grid: candidates, rising.
+        probe: prompts mined anew against theta_m + lambda_a tau_a.
+        steps: of their ascent.
+        images: held-out images per task, at most.
+        flips: largest flip rate under fresh prompts (less the same with shuffled pixels).
+        agreement: least share of clean predictions equal to the undefended model's.
+    """
+
+    grid: Annotated[tuple[Annotated[float, Field(ge=0, le=4)], ...], Field(min_length=1)]
+    probe: Prompts
+    steps: Whole
+    images: Annotated[int, Field(ge=1)]
+    flips: Share
+    agreement: Share
+
+    def __post_init__(self) -> None:
+        """Refuse a grid out of order: the rule walks it upwards."""
+        if list(self.grid) != sorted(set(self.grid)):
+            raise ValueError("grid must rise, each value once")

@@ -1,0 +1,165 @@
+"""LFPM as a defence: an anti-backdoor task vector added to the merged model.
+
+A RECONSTRUCTION from the abstract of arXiv 2606.12498 (ICML 2026) and one third-party reading note;
+the method section, the algorithm, the hyper-parameters and the code were not available. The stated
+parts are here: an orthogonal partition of feature space, adversarial features mined with a visual
+prompt, a loss integrated over the interpolation path with gradient accumulation, a SAM-like step.
+How they are put together is ours; docs/lfpm.md lists every choice, and `lfpm.choices` its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from benchmark.components import component
+from benchmark.types import Expert, Grant, Merge, Model, Place, StateDict, Tensors
+from lfpm.choices import Descent, Losses, Mining, Partitioning, Path, Selection, Sharpness
+
+if TYPE_CHECKING:
+    from benchmark.context import Context
+    from benchmark.optimisation.unlabelled import Unlabelled
+    from lfpm.adversary import Adversary, Problem
+    from lfpm.selection import Trial
+
+
+@component
+class Lfpm:
+    """Linear Feature Path Minimization.
+
+    theta_def = theta_m + lambda_a tau_a, where tau_a minimises the node loss integrated over
+    theta(alpha) = theta_m + alpha tau_a. It sees unlabelled dev images of the merged tasks only.
+    Per-task adapters of the merge are passed on unseen.
+
+    Attributes:
+        images: unlabelled dev images per task (C9: the data access of AdaMerging); two thirds train
+            tau_a, one third chooses lambda_a.
+        passes: image passes in all, never exceeded; the number of steps follows from it.
+        partition: feature-subspace partition. [note]
+        mining: prompt-based adversarial feature mining (C7, C8). [note] "a learnable visual prompt
+            encodes the adversarial perturbation"; form, pool and objective are [ours].
+        path: loss path-integral with gradient accumulation. [stated]
+        losses: suppression and preservation. [stated] as an aim, [ours] as terms.
+        sharpness: SAM-like step. [note]
+        descent: the optimiser. [ours]
+        selection: the choice of lambda_a. [ours]
+    """
+
+    version: ClassVar[int] = 1
+    place: ClassVar[Place] = "after"
+
+    images: Annotated[int, Field(ge=3)]
+    passes: Annotated[int, Field(ge=1)]
+    partition: Partitioning
+    mining: Mining
+    path: Path
+    losses: Losses
+    sharpness: Sharpness
+    descent: Descent
+    selection: Selection
+
+    @property
+    def needs(self) -> tuple[Grant, ...]:
+        """Dev images of the merged tasks, without labels."""
+        return (Grant("dev", labels=False, per_task=self.images),)
+
+    def accepts(self, merge: Merge) -> str | None:
+        """Every merge: only its result is used."""
+        return None
+
+    def __call__(
+        self, merge: Merge, base: StateDict, experts: Sequence[Expert], ctx: Context
+    ) -> Model:
+        """Train tau_a on the merged model, choose lambda_a, add."""
+        from lfpm.budget import plan
+        from lfpm.descent import train
+        from lfpm.path import at
+        from lfpm.selection import choose, trial
+
+        merged = merge(base, experts, ctx)
+        spent = _spent(ctx)
+        problem, held = self._prepare(merged.encoder, experts, ctx)
+        steps = plan(self, len(held.tasks), problem.data.total, held.total)
+        tau, adversary = train(problem, steps, ctx)
+
+        def tried(scale: float) -> Trial:
+            weights = at(merged.encoder, tau, scale)
+            return trial(scale, weights, self.selection, held, ctx)
+
+        choice = choose(self.selection, tried)
+        info = {
+            "lambda_a": choice.scale,
+            "selection": choice.summary(),
+            "steps": steps,
+            "captured": adversary.share,
+            "tau_norm": _relative_norm(tau, merged.encoder, base),
+            "losses": _final_losses(problem, adversary, tau, ctx),
+            "passes": round(_spent(ctx) - spent, 2),
+        }
+        return replace(
+            merged,
+            encoder=at(merged.encoder, tau, choice.scale),
+            artifacts={**merged.artifacts, **_artifacts(tau, adversary, held.tasks)},
+            info={**merged.info, **info},
+        )
+
+    def _prepare(
+        self, merged: StateDict, experts: Sequence[Expert], ctx: Context
+    ) -> tuple[Problem, Unlabelled]:
+        """Features of theta_m on all images, once; two thirds to train, one third to select."""
+        from benchmark.optimisation.unlabelled import freeze
+        from lfpm.adversary import Problem
+        from lfpm.selection import split
+
+        (grant,) = self.needs
+        tasks = dict.fromkeys(expert.task for expert in experts)
+        trained, held = split({task: ctx.images(task, grant).images for task in tasks})
+        data = freeze(ctx, merged, trained)
+        problem = Problem(self, ctx.encoder, merged, data, data.mean_squared_norm())
+        return problem, freeze(ctx, merged, held)
+
+
+def _spent(ctx: Context) -> float:
+    """Passes on the encoder's meter."""
+    return ctx.encoder.backward_images + ctx.encoder.forward_images / 3
+
+
+def _relative_norm(tau: Tensors, merged: StateDict, base: StateDict) -> float:
+    """|tau_a| / |theta_m - theta_0|."""
+    from benchmark.optimisation.sam import norm
+
+    moved = norm({name: merged[name].double() - base[name].double() for name in tau})
+    return norm(tau) / moved if moved else 0.0
+
+
+def _final_losses(
+    problem: Problem, adversary: Adversary, tau: Tensors, ctx: Context
+) -> dict[str, float]:
+    """The four terms at alpha = 1 with the last prompts, on one batch of training images."""
+    import torch
+
+    from lfpm.descent import assigned, terms_at
+    from lfpm.path import at
+
+    rng = ctx.rng("report")
+    batch = problem.data.draw(problem.method.descent.batch, rng)
+    weights = at(problem.merged, tau, 1.0)
+    with torch.no_grad():
+        terms = terms_at(problem, adversary, weights, batch, assigned(problem, batch, rng))
+    return {name: float(value) for name, value in vars(terms).items()}
+
+
+def _artifacts(tau: Tensors, adversary: Adversary, tasks: Sequence[str]) -> Tensors:
+    """tau_a/NAME; prompt/TASK (M,3,H,W), values within the masks; mask/TASK (M,1,H,W)."""
+    pool = adversary.pool
+    size = len(pool.values) // len(tasks)
+    prompts = dict(zip(tasks, pool.values.split(size), strict=True))
+    masks = dict(zip(tasks, pool.masks.split(size), strict=True))
+    return {
+        **{f"tau_a/{name}": value for name, value in tau.items()},
+        **{f"prompt/{task}": value.contiguous() for task, value in prompts.items()},
+        **{f"mask/{task}": value.contiguous() for task, value in masks.items()},
+    }

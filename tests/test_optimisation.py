@@ -1,0 +1,154 @@
+"""Prompts, mining and displacements: what several defences share."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark.components import build
+from benchmark.optimisation.mining import mine
+from benchmark.optimisation.prompts import assign, new_pool, shuffled
+from benchmark.optimisation.sam import displacement, moved, norm
+from benchmark.optimisation.settings import Prompts
+from benchmark.optimisation.unlabelled import Unlabelled, cross_entropy
+from benchmark.seeds import generator
+
+SETTINGS = {
+    "_target_": "benchmark.optimisation.settings.Prompts",
+    "frames": 1,
+    "fulls": 1,
+    "patches": 2,
+    "frame_width": 3,
+    "bound": 0.1,
+    "patch_size": [2, 4],
+    "start": 0.5,
+    "optimiser": "adam",
+    "lr": 0.3,
+    "batch": 4,
+    "temperature": 10.0,
+}
+
+
+def prompts(**changes) -> Prompts:
+    return build({**SETTINGS, **changes}, "prompts")
+
+
+class Linear:
+    """An encoder f = W x, with W (D,3HW) as its only weight."""
+
+    def __call__(self, weights, images):
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        return images.flatten(1) @ weights["w"].T
+
+
+def linear_world(size=8, dim=5):
+    rng = generator("linear world")
+    weights = {"w": torch.randn(dim, 3 * size * size, generator=rng)}
+    heads = {name: torch.randn(4, dim, generator=rng) for name in ("one", "two")}
+    shape = (9, 3, size, size)
+    images = {
+        name: torch.randint(0, 256, shape, dtype=torch.uint8, generator=rng) for name in heads
+    }
+    features = {name: Linear()(weights, every) for name, every in images.items()}
+    return weights, Unlabelled(heads, images, features)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 1000), optimiser=st.sampled_from(["adam", "sign"]), steps=st.integers(0, 4)
+)
+def test_prompted_images_are_valid_and_keep_to_mask_and_bound(seed, optimiser, steps):
+    rng = generator(seed)
+    chosen = prompts(optimiser=optimiser)
+    pool = new_pool(chosen, 2, 12, rng)
+    for _ in range(steps):
+        pool = pool.step(torch.randn(pool.values.shape, generator=rng) * 5, chosen)
+    images = torch.rand(8, 3, 12, 12, generator=rng)
+    members = torch.arange(8)
+    prompted = pool.apply(images, members)
+    assert prompted.min() >= 0
+    assert prompted.max() <= 1
+    outside = (pool.masks[members] == 0).expand_as(images)
+    assert torch.equal(prompted[outside], images[outside])
+    full = [1, 5]
+    assert (prompted[full] - images[full]).abs().max() <= chosen.bound + 1e-6
+    for patch in (2, 3, 6, 7):
+        inside = pool.masks[patch].expand(3, -1, -1) == 1
+        assert torch.equal(prompted[patch][inside], pool.values[patch][inside])
+        side = round(float(pool.masks[patch].sum()) ** 0.5)
+        assert 2 <= side <= 4
+        assert pool.masks[patch].sum() == side**2
+    frame = pool.masks[0, 0]
+    assert frame.sum() == 12 * 12 - 6 * 6
+    assert frame[3:9, 3:9].sum() == 0
+
+
+def test_each_image_gets_a_prompt_of_its_own_task():
+    members = assign(3, 8, 4, generator("assign"))
+    assert members.shape == (24,)
+    for task, part in enumerate(members.split(8)):
+        assert torch.equal(part.unique(), torch.arange(4) + 4 * task)
+        assert part.bincount(minlength=12)[4 * task :].max() == 2
+
+
+def test_mining_raises_the_cross_entropy_and_repeats():
+    weights, data = linear_world()
+    chosen = prompts(lr=0.1)
+    start = new_pool(chosen, 2, 8, generator("pool"))
+    found = mine(Linear(), weights, data, start, 20, chosen, generator("mine"))  # type: ignore[arg-type]
+    again = mine(Linear(), weights, data, start, 20, chosen, generator("mine"))  # type: ignore[arg-type]
+    assert torch.equal(found.values, again.values)
+    assert start.steps == 0
+    batch, _ = data.first(8).first(8)
+    members = assign(2, 8, chosen.members, generator("given"))
+
+    def loss(pool):
+        features = Linear()(weights, pool.apply(batch.images, members))
+        return float(cross_entropy(batch.logits(features), batch.labels))
+
+    assert loss(found) > loss(start) + 0.1
+    mixed = shuffled(found, generator("shuffle"))
+    inside = found.masks[0, 0] == 1
+    same = mixed.values[0][:, inside].sort(1).values - found.values[0][:, inside].sort(1).values
+    assert same.abs().max() == 0
+    assert not torch.equal(mixed.values, found.values)
+
+
+def test_extra_term_steers_the_ascent():
+    weights, data = linear_world()
+    chosen = prompts()
+    pool = replace(new_pool(chosen, 2, 8, generator("pool")))
+    args = (Linear(), weights, data, pool, 3, chosen)
+    plain = mine(*args, generator("mine"))  # type: ignore[arg-type]
+    steered = mine(*args, generator("mine"), lambda f, batch: 100 * f[:, 0].mean())  # type: ignore[arg-type]
+    assert not torch.equal(plain.values, steered.values)
+
+
+def test_batches_hold_equally_many_of_each_task_and_their_own_predictions():
+    _, data = linear_world()
+    batch = data.draw(12, generator("draw"))
+    assert batch.per_task == 12
+    assert all(
+        torch.equal(scores.argmax(1), labels)
+        for scores, labels in zip(batch.logits(batch.features), batch.labels, strict=True)
+    )
+    few, rows = batch.first(2)
+    assert torch.equal(rows, torch.tensor([0, 1, 12, 13]))
+    assert torch.equal(few.images, batch.images[rows])
+
+
+def test_displacement_has_length_rho():
+    direction = {"a": torch.tensor([3.0, 0.0]), "b": torch.tensor([[4.0]])}
+    assert norm(direction) == pytest.approx(5)
+    assert norm(displacement(direction, 0.05)) == pytest.approx(0.05)
+    assert torch.equal(moved(direction, displacement(direction, 0.0))["a"], direction["a"])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"frames": 0, "fulls": 0, "patches": 0}, {"patch_size": [4, 2]}, {"bound": 0.0}]
+)
+def test_impossible_pools_are_refused(wrong):
+    with pytest.raises(Exception, match="prompts"):
+        prompts(**wrong)
