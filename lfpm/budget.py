@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmark.errors import BenchError
+from benchmark.selection import FORWARD
 from lfpm.path import count
 
 if TYPE_CHECKING:
     from lfpm.method import Lfpm
-
-FORWARD = 1 / 3
 
 
 def plan(method: Lfpm, tasks: int, trained_on: int, held_out: int) -> int:
@@ -31,8 +30,8 @@ def plan(method: Lfpm, tasks: int, trained_on: int, held_out: int) -> int:
     least = cost(method, 0, tasks, trained_on, held_out)
     if least > method.passes:
         raise BenchError(
-            f"defense.passes={method.passes} is less than what mining and selection need "
-            f"without any step ({least:.0f}); raise it or lower defense.images"
+            f"budget.passes={method.passes} is less than what mining and selection need "
+            f"without any step ({least:.0f}); raise it or lower budget.images"
         )
     steps = 0
     while steps < method.descent.max_steps:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from benchmark.algebra import add, norm, task_vector
 from benchmark.components import component
+from benchmark.selection import dev_parts, passes_used
 from benchmark.types import Expert, Grant, Merge, Model, Place, StateDict, Tensors
 from lfpm.choices import Descent, Losses, Mining, Partitioning, Path, Selection, Sharpness
 
@@ -76,18 +78,16 @@ class Lfpm:
         """Train tau_a on the merged model, choose lambda_a, add."""
         from lfpm.budget import plan
         from lfpm.descent import train
-        from lfpm.path import at
         from lfpm.selection import choose, trial
 
         merged = merge(base, experts, ctx)
-        spent = _spent(ctx)
+        before = passes_used(ctx.encoder)
         problem, held = self._prepare(merged.encoder, experts, ctx)
         steps = plan(self, len(held.tasks), problem.data.total, held.total)
         tau, adversary = train(problem, steps, ctx)
 
         def tried(scale: float) -> Trial:
-            weights = at(merged.encoder, tau, scale)
-            return trial(scale, weights, self.selection, held, ctx)
+            return trial(scale, add(merged.encoder, tau, scale), self.selection, held, ctx)
 
         choice = choose(self.selection, tried)
         info = {
@@ -97,13 +97,15 @@ class Lfpm:
             "captured": adversary.share,
             "tau_norm": _relative_norm(tau, merged.encoder, base),
             "losses": _final_losses(problem, adversary, tau, ctx),
-            "passes": round(_spent(ctx) - spent, 2),
+            "images": problem.data.total + held.total,
+            "passes": passes_used(ctx.encoder) - before,
+            "merge": dict(merged.info),
         }
         return replace(
             merged,
-            encoder=at(merged.encoder, tau, choice.scale),
+            encoder=add(merged.encoder, tau, choice.scale),
             artifacts={**merged.artifacts, **_artifacts(tau, adversary, held.tasks)},
-            info={**merged.info, **info},
+            info=info,
         )
 
     def _prepare(
@@ -112,26 +114,17 @@ class Lfpm:
         """Features of theta_m on all images, once; two thirds to train, one third to select."""
         from benchmark.optimisation.unlabelled import freeze
         from lfpm.adversary import Problem
-        from lfpm.selection import split
 
-        (grant,) = self.needs
-        tasks = dict.fromkeys(expert.task for expert in experts)
-        trained, held = split({task: ctx.images(task, grant).images for task in tasks})
+        tasks = list(dict.fromkeys(expert.task for expert in experts))
+        trained, held = dev_parts(ctx, tasks, self.needs[0])
         data = freeze(ctx, merged, trained)
         problem = Problem(self, ctx.encoder, merged, data, data.mean_squared_norm())
         return problem, freeze(ctx, merged, held)
 
 
-def _spent(ctx: Context) -> float:
-    """Passes on the encoder's meter."""
-    return ctx.encoder.backward_images + ctx.encoder.forward_images / 3
-
-
 def _relative_norm(tau: Tensors, merged: StateDict, base: StateDict) -> float:
     """|tau_a| / |theta_m - theta_0|."""
-    from benchmark.optimisation.sam import norm
-
-    moved = norm({name: merged[name].double() - base[name].double() for name in tau})
+    moved = norm(task_vector(merged, base))
     return norm(tau) / moved if moved else 0.0
 
 

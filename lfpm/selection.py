@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -99,10 +99,3 @@ def _changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """Mean over tasks of the share of predictions that differ."""
     shares = [(one != other).float().mean() for one, other in zip(before, after, strict=True)]
     return float(torch.stack(shares).mean())
-
-
-def split(images: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Two thirds to train on, one third to select on; they come in a random order already."""
-    cut = {task: -(-2 * len(every) // 3) for task, every in images.items()}
-    trained = {task: every[: cut[task]] for task, every in images.items()}
-    return trained, {task: every[cut[task] :] for task, every in images.items()}

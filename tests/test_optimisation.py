@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.algebra import norm
 from benchmark.components import build
 from benchmark.optimisation.mining import mine
 from benchmark.optimisation.prompts import assign, new_pool, shuffled
-from benchmark.optimisation.sam import displacement, moved, norm
+from benchmark.optimisation.sam import displacement, moved
 from benchmark.optimisation.settings import Prompts
 from benchmark.optimisation.unlabelled import Unlabelled, cross_entropy
 from benchmark.seeds import generator

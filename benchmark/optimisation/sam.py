@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
+from benchmark.algebra import norm
 from benchmark.types import Tensors
-
-
-def norm(tensors: Mapping[str, Tensor]) -> float:
-    """Euclidean norm of all tensors taken as one vector."""
-    squares = [value.double().square().sum() for value in tensors.values()]
-    return float(torch.stack(squares).sum().sqrt())
 
 
 def displacement(direction: Mapping[str, Tensor], rho: float) -> Tensors:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark.context import Context
 from benchmark.models.heads import logits
-from benchmark.types import StateDict
+from benchmark.types import Images, StateDict
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,12 @@ def _some(available: int, wanted: int, rng: torch.Generator) -> Tensor:
 
 
 def freeze(
-    ctx: Context, model: StateDict, images: Mapping[str, Tensor], batch: int = 500
+    ctx: Context, model: StateDict, parts: Mapping[str, Images], batch: int = 500
 ) -> Unlabelled:
-    """Images with the features of `model`; costs one forward pass per image."""
-    heads = {task: ctx.heads[task] for task in images}
-    features = {task: ctx.features(model, chunk, batch) for task, chunk in images.items()}
-    return Unlabelled(heads=heads, images=dict(images), features=features)
+    """Images by task with the features of `model`; costs one forward pass per image."""
+    images = {task: part.images for task, part in parts.items()}
+    features = {task: ctx.features(model, every, batch) for task, every in images.items()}
+    return Unlabelled({task: ctx.heads[task] for task in images}, images, features)
 
 
 def cross_entropy(scores: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
