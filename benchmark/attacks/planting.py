@@ -1,0 +1,65 @@
+"""What attacks that fine-tune one contributor's model have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from benchmark.components import identity
+from benchmark.seeds import generator
+from benchmark.store import key_of
+from benchmark.types import Expert, Grant, Images, StateDict
+
+if TYPE_CHECKING:
+    from benchmark.context import Context
+    from benchmark.training import ExtraLoss
+
+TRAIN = Grant("train", labels=True)
+"""A contributor's own training images: `Context.images` permutes them, for the honest alike."""
+
+
+def trained(
+    attack: Any,
+    base: StateDict,
+    honest: Expert,
+    data: Images,
+    ctx: Context,
+    extra_loss: ExtraLoss | None,
+) -> Expert:
+    """Fine-tune the contributor's model as its honest twin was, on `data` with `extra_loss`.
+
+    The batches are drawn by `generator(seed, "finetune", task)`, the generator of the honest
+    fine-tune; whatever else an attack draws must come from `ctx.rng`. So an attack that changes
+    neither data nor loss returns the honest weights bit for bit.
+    """
+    from benchmark.training import finetune
+
+    assert data.labels is not None  # TRAIN grants them
+    weights = finetune(
+        ctx.encoder,
+        base,
+        ctx.heads[honest.task],
+        data.images,
+        data.labels,
+        ctx.recipe,
+        generator(ctx.seed, "finetune", honest.task),
+        extra_loss=extra_loss,
+        progress=ctx.progress,
+    )
+    inputs = {
+        "attack": identity(attack),
+        "honest": honest.key,
+        "recipe": identity(ctx.recipe),
+        "scope": dict(ctx.scope),
+        "seed": ctx.seed,
+    }
+    return Expert(honest.task, weights, key_of("compromised", 1, inputs))
+
+
+def too_weak(asr: float, least: float) -> str | None:
+    """A reason why the backdoor does not count as planted, or None."""
+    if asr >= least:
+        return None
+    return (
+        f"the attacker's single model has ASR {asr:.4f} on dev images, below min_asr={least}; "
+        "the backdoor was not planted"
+    )
