@@ -6,8 +6,9 @@ path. Everything here works without torch, Hydra or OmegaConf.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +32,7 @@ def component(cls: type[T]) -> type[T]:
 
 
 def options(group: str) -> list[str]:
-    """Names of a group's options, e.g. options("merge"), sorted."""
+    """The names a group (say, "merge") has to choose from, sorted."""
     folder = CONF / group
     if not folder.is_dir():
         groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name[0] != "_"]
@@ -89,10 +90,8 @@ def _sentence(error: ValidationError, where: str, cls: type) -> str:
 
 
 def values(part: Any) -> dict[str, Any]:
-    """A component's values as plain JSON (nested components become dicts)."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(type(part)).dump_python(part, mode="json")
+    """A component's values as plain JSON (nested components become dicts, tuples lists)."""
+    return json.loads(json.dumps(asdict(part)))
 
 
 def identity(part: Any) -> dict[str, Any]:

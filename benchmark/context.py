@@ -1,4 +1,4 @@
-"""What a component may see and do: the only way from an attack, merge or defence to data and disk."""
+"""What a component may see and do: its only way to data and disk."""
 
 from __future__ import annotations
 

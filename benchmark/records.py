@@ -29,7 +29,7 @@ class Count:
 
     @property
     def rate(self) -> float:
-        """hits / total in [0,1]; a total of 0 has no rate and raises."""
+        """Hits / total in [0,1]; a total of 0 has no rate and raises."""
         if self.total == 0:
             raise ValueError("0/0 has no rate: nothing was counted")
         return self.hits / self.total

@@ -60,8 +60,15 @@ def file_sha256(path: Path) -> str:
 class Store:
     """The artifacts and records below one folder."""
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, made: Mapping[str, Any] | None = None) -> None:
+        """Open (or promise) a store.
+
+        Args:
+            root: its folder; created when something is first written.
+            made: provenance (commit, versions, ...) that is written beside every new artifact.
+        """
         self.root = Path(root).expanduser().resolve()
+        self.made = dict(made or {})
 
     def check_writable(self) -> None:
         """Raise one sentence if nothing can be written here."""
@@ -112,8 +119,17 @@ class Store:
             "corrupt artifact %s (%s): moved to %s, recomputing it", tensors, error, corrupt
         )
 
+    def info(self, stage: str, key: str) -> dict[str, Any]:
+        """The whole JSON of an artifact that exists: `info`, `inputs`, `made`. Needs no torch."""
+        return json.loads(self.path(stage, key).read_text())
+
     def save(
-        self, stage: str, key: str, artifact: Artifact, inputs: Mapping[str, Any]
+        self,
+        stage: str,
+        key: str,
+        artifact: Artifact,
+        inputs: Mapping[str, Any],
+        spent: Mapping[str, Any] | None = None,
     ) -> None:
         """Write an artifact: tensors first, then the JSON that makes it exist."""
         from safetensors.torch import save
@@ -123,7 +139,8 @@ class Store:
         data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         write_atomic(sidecar.with_suffix(".safetensors"), data)
         meta = {"stage": stage, "key": key, "sha256": hashlib.sha256(data).hexdigest()}
-        body = {**meta, "inputs": dict(inputs), "info": info}
+        made = {**self.made, **(spent or {})}
+        body = {**meta, "inputs": dict(inputs), "info": info, "made": made}
         write_atomic(sidecar, json.dumps(body, indent=1, allow_nan=False).encode())
 
     def stage(
@@ -132,6 +149,7 @@ class Store:
         version: int,
         inputs: Mapping[str, Any],
         make: Callable[[], Artifact],
+        measure: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Artifact:
         """Load the artifact of (name, version, inputs), or make, keep and return it.
 
@@ -140,6 +158,7 @@ class Store:
             version: raised by hand whenever the stage's code changes what it computes.
             inputs: plain JSON, everything the result depends on (parents by their keys).
             make: computes (tensors, info) when nobody has; runs under a lock on this key.
+            measure: called after `make`; what it cost, written beside the artifact.
         """
         from filelock import FileLock
 
@@ -152,7 +171,8 @@ class Store:
         with FileLock(lock):
             found = self.load(name, key)
             if found is None:
-                self.save(name, key, make(), inputs)
+                artifact = make()
+                self.save(name, key, artifact, inputs, measure() if measure else None)
                 found = self.load(name, key)
             if found is None:
                 raise BenchError(f"{self.path(name, key)} could not be read back after writing")

@@ -119,6 +119,11 @@ class Grant:
         if self.split not in ("train", "dev"):
             raise ValueError(f"Grant.split is 'train' or 'dev', not {self.split!r}")
 
+    def __str__(self) -> str:
+        """E.g. "300 unlabelled dev images per task"."""
+        count = "all" if self.per_task is None else str(self.per_task)
+        return f"{count} {'' if self.labels else 'un'}labelled {self.split} images per task"
+
     def covers(self, asked: Grant) -> bool:
         """Whether holding this grant allows what `asked` asks for."""
         enough = self.per_task is None or (
@@ -193,6 +198,7 @@ class Defense(Component, Protocol):
     """Wraps a merge: before (drop an expert), during (replace it) or after (repair its result)."""
 
     place: ClassVar[Place]
+    # A defence that returns the merge itself may say `transparent = True`: nothing is stored twice.
 
     def __call__(
         self, merge: Merge, base: StateDict, experts: Sequence[Expert], ctx: Context

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from benchmark.errors import BenchError
+from benchmark.store import file_sha256
+
 if TYPE_CHECKING:
     from open_clip.model import CLIP
     from torch import Tensor
@@ -75,6 +78,22 @@ class Backbone:
         if self.weights.startswith(PACKAGE):
             return Path(__file__).parents[1] / "weights" / self.weights.removeprefix(PACKAGE)
         return Path(self.weights)
+
+    def weights_sha256(self) -> str | None:
+        """Hex sha256 of the weights file: the base's part in every cache key; None if there is none.
+
+        Raises:
+            BenchError: the file is not there.
+        """
+        if self.weights is None:
+            return None
+        try:
+            return file_sha256(self.path())
+        except OSError as error:
+            raise BenchError(
+                f"backbone.weights={self.weights} cannot be read ({error.strerror}); "
+                "give a safetensors file, or null to pre-train"
+            ) from error
 
     def load(self) -> dict[str, Tensor]:
         """Full CLIP state dict as float32, checked against the architecture."""

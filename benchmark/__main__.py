@@ -1,0 +1,123 @@
+"""`python -m benchmark`, also installed as `lfpm-bench`. Commands import what they need, late."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.errors import BenchError
+
+ABOUT = """How badly do backdoors survive model merging, and what removes them?
+
+commands:
+  demo                 the embedded experiment: table, csv and HTML report in ./demo
+  run [-m] WORDS...    cells by Hydra words: lfpm-bench run attack=badnets merge=ties defense=lfpm
+                       -m sweeps: lfpm-bench run -m merge='glob(*)' seed=0,1,2
+  ls GROUP [-v]        attacks, merges, defenses, suites, experiments, tables
+  status EXPERIMENT    which cells are done, missing, failed, skipped, not implanted
+  tables NAME [-f md]  a table of the records: md, tex, csv, html, json
+  COMMAND --help       more on one command
+
+Tables and JSON go to standard output, everything else to standard error.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except BenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "interrupted: every finished stage is kept; the same command continues from there\n"
+        )
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(ABOUT)
+        return 0
+    command, rest = words[0], words[1:]
+    if command == "run":
+        from benchmark.cli import run
+
+        return run(rest)
+    commands = {"demo": _demo, "ls": _ls, "status": _status, "tables": _tables}
+    if command not in commands:
+        from benchmark.errors import nearest
+
+        raise BenchError(f"unknown command '{command}'{nearest(command, ['run', *commands])}")
+    return commands[command](rest)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are BenchErrors: one sentence, exit code 2."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise BenchError(f"{message} ({self.prog} --help shows what there is)")
+
+
+def _demo(words: list[str]) -> int:
+    parser = _Parser(
+        "lfpm-bench demo", description="The embedded experiment (conf/experiment/demo.yaml)."
+    )
+    parser.add_argument("words", nargs="*", help="further Hydra words, e.g. seed=0,1,2")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for md, csv, html")
+    args = parser.parse_args(words)
+    from benchmark.cli import demo
+
+    return demo(args.words, args.out)
+
+
+def _ls(words: list[str]) -> int:
+    parser = _Parser("lfpm-bench ls", description="What there is to choose from.")
+    parser.add_argument("group", help="attacks, merges, defenses, suites, experiments, tables")
+    parser.add_argument("-v", "--verbose", action="store_true", help="paper, data seen, values")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    args = parser.parse_args(words)
+    from benchmark.listing import listing
+
+    sys.stdout.write(listing(args.group, verbose=args.verbose, as_json=args.json) + "\n")
+    return 0
+
+
+def _status(words: list[str]) -> int:
+    parser = _Parser("lfpm-bench status", description="How far an experiment is.")
+    parser.add_argument("experiment")
+    parser.add_argument("words", nargs="*", help="the Hydra words it was run with, if any")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    args = parser.parse_args(words)
+    from benchmark.results import status
+
+    sys.stdout.write(status(args.experiment, args.words, as_json=args.json) + "\n")
+    return 0
+
+
+def _tables(words: list[str]) -> int:
+    parser = _Parser("lfpm-bench tables", description="A table of the records in the store.")
+    parser.add_argument("name", help="see `lfpm-bench ls tables`")
+    parser.add_argument("-f", "--format", default="md", help="md, tex, csv, html, json; or several")
+    parser.add_argument("--records", type=Path, help="a folder of records instead of the store's")
+    parser.add_argument("--partial", action="store_true", help="also if cells are missing")
+    parser.add_argument("--out", type=Path, help="write NAME.FORMAT files here instead of printing")
+    args = parser.parse_args(words)
+    from benchmark.results import tables
+
+    formats = args.format.split(",")
+    for name, text in tables(args.name, formats, args.records, partial=args.partial).items():
+        if args.out is None:
+            sys.stdout.write(text + "\n")
+        else:
+            args.out.mkdir(parents=True, exist_ok=True)
+            (args.out / f"{args.name}.{name}").write_text(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

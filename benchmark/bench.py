@@ -1,0 +1,309 @@
+"""One cell's stages, computed: data, heads, experts, attack, merge, defence, evaluations.
+
+Each method loads what it needs through the store, so calling any of them computes exactly what is
+missing.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmark.artifacts import dump_compromise, dump_model, load_compromise, load_model
+from benchmark.cell import Cell, Stage
+from benchmark.context import Context, Progress
+from benchmark.data.generate import generate
+from benchmark.errors import BenchError
+from benchmark.evaluation import TestSet, evaluate, pack
+from benchmark.models.backbone import image_tower
+from benchmark.models.heads import zero_shot_head
+from benchmark.pretraining import pretrain
+from benchmark.seeds import generator
+from benchmark.store import Artifact, Store, key_of
+from benchmark.training import finetune
+from benchmark.types import Expert, Grant, Merge, Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmark.types import Compromise, StateDict
+
+
+class Incompatible(Exception):
+    """A pair that does not fit: its cells are skipped with this reason."""
+
+
+@dataclass(frozen=True)
+class Memoised:
+    """A merge whose results are kept: what a defence receives."""
+
+    bench: Bench
+    side: str
+
+    def __call__(self, base: StateDict, experts: Sequence[Expert], ctx: Context) -> Model:
+        """Load the undefended merge of this side, or merge other experts afresh."""
+        if [expert.key for expert in experts] == [e.key for e in self.bench.experts(self.side)]:
+            return self.bench.merged(self.side)
+        return self.bench.cell.merge(base, experts, self.bench.merge_context())
+
+    def accepts(self, experts: Sequence[Expert]) -> str | None:
+        """What the merge itself says."""
+        return self.bench.cell.merge.accepts(experts)
+
+
+class Bench:
+    """The torch side of a cell."""
+
+    def __init__(
+        self, cell: Cell, store: Store, device: str = "cpu", progress: Progress | None = None
+    ) -> None:
+        self.cell = cell
+        self.store = store
+        self.device = device
+        self.progress: Progress = progress or (lambda done, total: None)
+        self._splits: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+
+    def _stage(self, stage: Stage, make: Callable[[], Artifact]) -> Artifact:
+        name, version, inputs = stage
+        started, before = time.monotonic(), self._images()
+
+        def measure() -> dict[str, float]:
+            seconds, images = time.monotonic() - started, self._images() - before
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            spent = {"seconds": seconds, "images_per_s": images / seconds, "peak_memory_mib": peak}
+            return {"images": images, **{name: round(value, 3) for name, value in spent.items()}}
+
+        return self.store.stage(name, version, inputs, make, measure)
+
+    def _images(self) -> int:
+        return self.encoder.forward_images + self.encoder.backward_images
+
+    # -- shared by many cells --
+
+    def split(self, task: str, split: str) -> tuple[Tensor, Tensor]:
+        """Images (N,3,S,S) uint8 and labels (N,) int64 of a split, in stored order."""
+
+        def make() -> Artifact:
+            dataset = self.cell.datasets[task]
+            images, labels = generate(dataset, split, processes=1, progress=self.progress)
+            return {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}, {}
+
+        if (task, split) not in self._splits:
+            tensors, _ = self._stage(self.cell.data(task, split), make)
+            self._splits[task, split] = tensors["images"], tensors["labels"]
+        return self._splits[task, split]
+
+    @cached_property
+    def clip(self) -> dict[str, Tensor]:
+        """The full pre-trained CLIP: shipped, or made by the pre-training stage."""
+        backbone = self.cell.backbone
+        if backbone.weights is not None:
+            return backbone.load()
+
+        def make() -> Artifact:
+            data = {task: self.cell.datasets[task] for task in self.cell.pretrain_tasks}
+            rng = generator("pretrain")
+            return pretrain(backbone, data, rng, progress=self.progress), {}
+
+        return self._stage(self.cell.pretrain(), make)[0]
+
+    def pretrained(self) -> None:
+        """Run the pre-training stage if the backbone has no weights of its own."""
+        _ = self.clip
+
+    @cached_property
+    def base(self) -> dict[str, Tensor]:
+        """θ_0: the image tower's pre-trained weights."""
+        return {name: value.to(self.device) for name, value in image_tower(self.clip).items()}
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The image tower as a function of its weights."""
+        return self.cell.backbone.encoder(self.device)
+
+    def head(self, task: str) -> Tensor:
+        """The zero-shot head (C,D) of a task, rows times the logit scale."""
+
+        def make() -> Artifact:
+            data = self.cell.datasets[task]
+            args = (self.clip, self.cell.backbone, data.classnames, data.templates)
+            return {"head": zero_shot_head(*args)}, {}
+
+        return self._stage(self.cell.head(task), make)[0]["head"].to(self.device)
+
+    def expert(self, task: str) -> Expert:
+        """An honest contributor's weights."""
+
+        def make() -> Artifact:
+            everything = Grant("train", labels=True)
+            ctx = self.context(("finetune",), (everything,), (task,))
+            data = ctx.images(task, everything)
+            assert data.labels is not None
+            rng = generator(self.cell.seed, "finetune", task)
+            weights = finetune(
+                self.encoder,
+                self.base,
+                ctx.heads[task],
+                data.images,
+                data.labels,
+                self.cell.finetune,
+                rng,
+                progress=self.progress,
+            )
+            return weights, {}
+
+        stage = self.cell.expert(task)
+        return Expert(task, self._on_device(self._stage(stage, make)[0]), key_of(*stage))
+
+    def _on_device(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in weights.items()}
+
+    def context(
+        self, role: tuple[str, ...], needs: tuple[Grant, ...], tasks: tuple[str, ...]
+    ) -> Context:
+        """What a component may see: images of `tasks` within `needs`, and their heads."""
+        return Context(
+            role=role,
+            seed=self.cell.seed,
+            encoder=self.encoder,
+            heads={task: self.head(task) for task in tasks},
+            recipe=self.cell.finetune,
+            device=self.device,
+            granted=needs,
+            visible=frozenset(tasks),
+            scope=self.cell.scope(tasks),
+            progress=self.progress,
+            _split=self.split,
+            _stage=self.store.stage,
+        )
+
+    # -- this cell --
+
+    def compromise(self) -> Compromise:
+        """The attackers' experts, by task, and the threats they carry."""
+        attack, stage = self.cell.attack, self.cell.compromise()
+
+        def make() -> Artifact:
+            tasks = self.cell.attack_tasks
+            ctx = self.context(_role("attack", attack), attack.needs, tasks)
+            owned = frozenset(attack.adversaries or (attack.victim[0],))
+            honest = {task: self.expert(task) for task in attack.adversaries}
+            narrowed = replace(ctx, visible=owned)
+            return dump_compromise(attack(self.base, honest, attack.adversaries, narrowed))
+
+        tensors, info = self._stage(stage, make)
+        return load_compromise(self._on_device(tensors), info, key_of(*stage))
+
+    def implanted(self) -> str | None:
+        """The attack's own verdict on dev images: None, or why the backdoor is not there."""
+        attack = self.cell.attack
+
+        def make() -> Artifact:
+            planted = self.compromise()
+            found = {}
+            for threat in planted.threats:
+                weights = (
+                    planted.experts[threat.attackers[0]].weights if threat.attackers else self.base
+                )
+                images, labels = self.split(threat.task, "dev")
+                tests = {threat.task: TestSet(images, labels, self.head(threat.task))}
+                counts, _ = evaluate(self.encoder, weights, tests, [threat], flip_images=1)
+                found[threat.task] = counts.threats[0].asr.rate
+            controls = {"asr": min(found.values())}
+            return {}, {**controls, "reason": attack.implanted(controls)}
+
+        return self._stage(self.cell.implanted(), make)[1]["reason"]
+
+    def experts(self, side: str) -> list[Expert]:
+        """The experts merged on one of `cell.SIDES`, in the suite's order."""
+        wanted = self.cell.expert_keys(side)
+        replaced = self.compromise().experts if side == "attacked" else {}
+        return [replaced.get(task) or self.expert(task) for task in wanted]
+
+    def merge_context(self) -> Context:
+        """The merge's own view, whoever calls it."""
+        merge = self.cell.merge
+        return self.context(_role("merge", merge), merge.needs, self.cell.suite.tasks)
+
+    def merged(self, side: str) -> Model:
+        """The undefended merge."""
+
+        def make() -> Artifact:
+            experts = self.experts(side)
+            if reason := self.cell.merge.accepts(experts):
+                raise Incompatible(reason)
+            return dump_model(self.cell.merge(self.base, experts, self.merge_context()))
+
+        return self._model(*self._stage(self.cell.merged(side), make))
+
+    def defended(self, side: str) -> Model:
+        """The defended merge."""
+        defense, stage = self.cell.defense, self.cell.defended(side)
+        if stage == self.cell.merged(side):
+            return self.merged(side)
+
+        def make() -> Artifact:
+            memoised: Merge = Memoised(self, side)  # type: ignore[assignment]
+            if reason := defense.accepts(self.cell.merge):
+                raise Incompatible(reason)
+            ctx = self.context(_role("defense", defense), defense.needs, self.cell.suite.tasks)
+            return dump_model(defense(memoised, self.base, self.experts(side), ctx))
+
+        return self._model(*self._stage(stage, make))
+
+    def _model(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Model:
+        return load_model(self._on_device(tensors), info)
+
+    def weights(self, subject: str) -> Mapping[str, Tensor]:
+        """The weights of one of `cell.subjects()`."""
+        model: dict[str, Callable[[], Mapping[str, Tensor]]] = {
+            "main": lambda: self._plain(self.defended("attacked")),
+            "undefended": lambda: self._plain(self.merged("attacked")),
+            "pretrained": lambda: self.base,
+            "clean_merge": lambda: self._plain(self.merged("clean")),
+            "defended_clean_merge": lambda: self._plain(self.defended("clean")),
+            "honest_single": lambda: self.expert(self.cell.single_task).weights,
+            "attacker_single": lambda: self._attacker(),
+            "without_attacker": lambda: self._plain(self.merged("without")),
+        }
+        return model[subject]()
+
+    def _attacker(self) -> Mapping[str, Tensor]:
+        return self.compromise().experts[self.cell.single_task].weights
+
+    @staticmethod
+    def _plain(model: Model) -> Mapping[str, Tensor]:
+        if model.adapters:
+            raise BenchError("per-task adapters are not evaluated yet; use a merge without them")
+        return model.encoder
+
+    def evaluation(self, subject: str) -> None:
+        """Measure a subject on the test images; counts go to the artifact's info."""
+
+        def make() -> Artifact:
+            weights, threats = self.weights(subject), self.compromise().threats
+            tests = {
+                task: TestSet(*self.split(task, "test"), self.head(task))
+                for task in self.cell.evaluated_tasks(subject)
+            }
+            counts, hits = evaluate(
+                self.encoder,
+                weights,
+                tests,
+                threats,
+                flip_images=self.cell.suite.flip_images,
+                progress=self.progress,
+            )
+            return pack(hits), asdict(counts)
+
+        self._stage(self.cell.evaluation(subject), make)
+
+
+def _role(kind: str, part: Any) -> tuple[str, ...]:
+    return kind, f"{type(part).__module__}.{type(part).__qualname__}"

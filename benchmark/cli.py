@@ -1,0 +1,81 @@
+"""`lfpm-bench run` and `lfpm-bench demo`: from words to records to a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark import config, pipeline
+from benchmark.cell import Cell, cell_from
+from benchmark.display import display
+from benchmark.errors import BenchError
+from benchmark.store import Store
+
+INTERRUPTED = 130
+
+
+def run(words: Sequence[str]) -> int:
+    """Compute the cells of a Hydra command line; 0, or 1 if any cell failed."""
+    plan = config.plan(words)
+    if plan is None:
+        return 0
+    cells = [cell_from(one) for one in plan.configs]
+    store = Store(plan.runtime["store"])
+    if plan.runtime["stage"] == "pretrain":
+        return _pretrain(cells[0], store, plan.runtime["launcher"])
+    summary = pipeline.run(cells, store, plan.runtime["launcher"], display)
+    return report(summary, store)
+
+
+def report(summary: pipeline.Summary, store: Store) -> int:
+    """Say on standard error what a run came to; the exit code it deserves."""
+    done = sum(record.status == "done" for record in summary.records)
+    say(
+        f"{done} of {len(summary.records)} cells done, {summary.computed} computed now; "
+        f"records: {store.root / 'records'}"
+    )
+    for record in summary.records:
+        if record.status != "done":
+            names = record.names
+            row = f"{names['attack']}/{names['merge']}/{names['defense']} seed {record.seed}"
+            say(f"{record.status}: {row}: {record.reason}")
+    for label, log in summary.logs.items():
+        say(f"log of {label}: {log}")
+    return 1 if summary.failed else 0
+
+
+def _pretrain(cell: Cell, store: Store, launcher: dict[str, object]) -> int:
+    """Make the backbone's weights as a stage and say where they are."""
+    if cell.backbone.weights is not None:
+        raise BenchError(
+            f"backbone.weights={cell.backbone.weights} is already there; "
+            "add backbone.weights=null to make weights from the seed"
+        )
+    path = pipeline.pretrain(cell, store, launcher, display)
+    say(f"pre-trained weights: {path}")
+    return 0
+
+
+def say(text: str) -> None:
+    """One line to standard error."""
+    sys.stderr.write(f"{text}\n")
+
+
+def demo_words(extra: Sequence[str]) -> list[str]:
+    """The command line that `demo` stands for."""
+    return ["-m", "experiment=demo", *extra]
+
+
+def demo(extra: Sequence[str], out: Path) -> int:
+    """Run the embedded experiment, print its table and how to read it, write md, csv and html."""
+    from benchmark.demo import present
+
+    plan = config.plan(demo_words(extra))
+    if plan is None:
+        return 0
+    cells = [cell_from(one) for one in plan.configs]
+    store = Store(plan.runtime["store"])
+    summary = pipeline.run(cells, store, plan.runtime["launcher"], display)
+    present(summary.records, store, out)
+    return report(summary, store)

@@ -1,0 +1,156 @@
+"""Hydra's side of the fence: command-line words in, resolved plain configs out.
+
+Hydra composes and expands sweeps; it runs nothing. Its main function is called with a task that
+only collects the job's config, so its whole grammar holds (overrides, `-m`, `hydra.sweeper.params`,
+`glob(*)`, `--cfg job`, `--info`), while cells are executed by `benchmark.executor`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.components import CONF, options
+from benchmark.errors import BenchError, nearest
+from benchmark.store import canonical, write_atomic
+
+RUNTIME = ("store", "launcher", "stage", "budget", "experiment")
+"""Top-level keys that say how or where, not what; budget reaches components by interpolation."""
+GROUPS = ("suite", "backbone", "finetune", "attack", "merge", "defense")
+DEFAULT_STORE = ".lfpm-bench"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for.
+
+    Attributes:
+        configs: one resolved plain config per cell, in sweep order, each once.
+        runtime: store, launcher and stage.
+    """
+
+    configs: list[dict[str, Any]]
+    runtime: dict[str, Any]
+
+
+def plan(argv: Sequence[str]) -> Plan | None:
+    """Compose every job of a command line; None if Hydra only printed something (`--cfg`, ...).
+
+    Plans are kept in the store by the hash of `conf/` and the words: composing costs about 0.1 s a
+    cell. Raises BenchError in one sentence for whatever does not compose.
+    """
+    cached = _cache_path(argv)
+    if cached.exists():
+        body = json.loads(cached.read_text())
+        return Plan(body["configs"], body["runtime"])
+    jobs = _compose(argv)
+    if not jobs:
+        return None
+    distinct = {canonical(job["config"]): job["config"] for job in jobs}
+    made = Plan(list(distinct.values()), jobs[0]["runtime"])
+    with contextlib.suppress(OSError):  # an unwritable store is reported when it is first needed
+        body = json.dumps({"configs": made.configs, "runtime": made.runtime})
+        write_atomic(cached, body.encode())
+    return made
+
+
+def _cache_path(argv: Sequence[str]) -> Path:
+    chosen = [word.removeprefix("store=") for word in argv if word.startswith("store=")]
+    root = Path(chosen[-1] if chosen else os.environ.get("LFPM_BENCH_STORE", DEFAULT_STORE))
+    digest = hashlib.sha256(canonical([os.environ.get("LFPM_BENCH_STORE"), *argv]).encode())
+    for path in sorted(CONF.rglob("*.yaml")):
+        digest.update(str(path.relative_to(CONF)).encode())
+        digest.update(path.read_bytes())
+    return root.expanduser() / "plans" / f"{digest.hexdigest()[:32]}.json"
+
+
+def _compose(argv: Sequence[str]) -> list[dict[str, Any]]:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    jobs: list[dict[str, Any]] = []
+
+    def collect(cfg: Any) -> None:
+        plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        choices = HydraConfig.get().runtime.choices
+        names = {group: str(choices[group]) for group in GROUPS}
+        runtime = {name: plain.pop(name) for name in RUNTIME if name in plain}
+        jobs.append({"config": {**plain, "names": names}, "runtime": runtime})
+
+    with _words(argv), _one_sentence(argv):
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(collect)()
+    return jobs
+
+
+@contextlib.contextmanager
+def _words(argv: Sequence[str]) -> Iterator[None]:
+    """Let Hydra see these words, raise its errors to us, and keep its notes out of our output."""
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["lfpm-bench run", *argv]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+@contextlib.contextmanager
+def _one_sentence(argv: Sequence[str]) -> Iterator[None]:
+    """Turn Hydra's and OmegaConf's exceptions into one sentence each."""
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except MissingConfigException as error:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        group = group.rsplit("/", 1)[-1]
+        raise BenchError(f"unknown {group} '{name}'{nearest(name, options(group))}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BenchError(_explain(str(error), argv)) from error
+
+
+def _explain(message: str, argv: Sequence[str]) -> str:
+    first = message.strip().splitlines()[0].strip()
+    unknown = re.search(r"Could not override '([^']+)'", first)
+    if unknown:
+        key = unknown.group(1)
+        return f"unknown key {key}{nearest(key, _known_keys())}"
+    sweep = re.search(r"Ambiguous value for argument '([^']*)'", first)
+    if sweep:
+        return f"{sweep.group(1)} has several values: add -m to sweep over them, or give one"
+    if "input" in first:
+        return f"the words {' '.join(argv)!r} are not in Hydra's override grammar ({first})"
+    return first
+
+
+def _known_keys() -> list[str]:
+    """Groups and dotted keys of the default configuration, for suggestions."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree: Any = OmegaConf.to_container(compose("run"), resolve=False)
+    keys = [path.name for path in CONF.iterdir() if path.is_dir() and path.name[0] != "_"]
+
+    def walk(node: Any, prefix: str) -> None:
+        for name, value in node.items():
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+
+    walk(tree, "")
+    return [key for key in keys if not key.endswith("_target_")]

@@ -1,0 +1,130 @@
+"""From cells to jobs: which stages are missing, and what each of them waits for. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmark.cell import Cell, Stage
+from benchmark.store import Store, key_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage to compute in one worker process.
+
+    Attributes:
+        key: the stage's key; two cells that need the same stage share the job.
+        label: how progress and errors call it.
+        call: name of a method of `benchmark.bench.Bench`, and its arguments.
+        config: the plain config of a cell that needs it.
+        after: keys of the jobs it waits for.
+        cost: a rough size (image passes), to start long jobs early.
+    """
+
+    key: str
+    label: str
+    call: tuple[str, ...]
+    config: Any = field(repr=False)
+    after: frozenset[str] = frozenset()
+    cost: float = 0.0
+
+
+class Graph:
+    """The jobs that a set of cells still needs, keyed by stage key."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.jobs: dict[str, Job] = {}
+        self._complete: set[str] = set()
+
+    def missing(self, stage: Stage) -> bool:
+        """Whether a stage's artifact has to be computed."""
+        key = key_of(*stage)
+        if key not in self._complete and self.store.has(stage[0], key):
+            self._complete.add(key)
+        return key not in self._complete
+
+    def want(
+        self,
+        cell: Cell,
+        stage: Stage,
+        label: str,
+        call: tuple[str, ...],
+        after: Iterable[Stage] = (),
+        cost: float = 0.0,
+    ) -> None:
+        """Add a job for a stage unless its artifact is there or the job is already planned."""
+        key = key_of(*stage)
+        if key in self.jobs or not self.missing(stage):
+            return
+        waits = frozenset(key_of(*one) for one in after if self.missing(one))
+        self.jobs[key] = Job(key, label, call, cell.config, waits & self.jobs.keys(), cost)
+
+
+def plan_cell(graph: Graph, cell: Cell) -> frozenset[str]:
+    """Add a cell's missing stages to the graph; returns the keys of the stages it reads."""
+    _plan_inputs(graph, cell)
+    _plan_models(graph, cell)
+    needed = {key_of(*cell.implanted())}
+    graph.want(
+        cell, cell.implanted(), f"implanted? {_attack(cell)}", ("implanted",), [cell.compromise()]
+    )
+    for subject in cell.subjects():
+        stage, model = cell.evaluation(subject), cell.model_stage(subject)
+        tests = [cell.data(task, "test") for task in cell.evaluated_tasks(subject)]
+        heads = [cell.head(task) for task in cell.evaluated_tasks(subject)]
+        after = [cell.compromise(), *tests, *heads, *([model] if model else [])]
+        label = f"evaluate {subject} {_row(cell)}"
+        graph.want(cell, stage, label, ("evaluation", subject), after, 5_000)
+        needed.add(key_of(*stage))
+    return frozenset(needed)
+
+
+def _row(cell: Cell) -> str:
+    names = cell.names
+    return f"{names['attack']}/{names['merge']}/{names['defense']} seed {cell.seed}"
+
+
+def _attack(cell: Cell) -> str:
+    return f"{cell.names['attack']} seed {cell.seed}"
+
+
+def _plan_inputs(graph: Graph, cell: Cell) -> None:
+    for task in cell.suite.tasks:
+        for split in ("train", "dev", "test"):
+            stage = cell.data(task, split)
+            graph.want(cell, stage, f"data {task}/{split}", ("split", task, split), (), 3_000)
+    base = []
+    if cell.backbone.weights is None:
+        base = [cell.pretrain()]
+        graph.want(cell, cell.pretrain(), "pretrain", ("pretrained",), (), 1e9)
+    for task in cell.suite.tasks:
+        graph.want(cell, cell.head(task), f"head {task}", ("head", task), base, 1e6)
+    # Adversaries first: their attack is the longest chain.
+    order = (*cell.attack.adversaries, *cell.suite.tasks)
+    for task in dict.fromkeys(order):
+        after = [cell.head(task), cell.data(task, "train")]
+        label = f"expert {task} seed {cell.seed}"
+        cost = 40_000 if task in cell.attack.adversaries else 20_000
+        graph.want(cell, cell.expert(task), label, ("expert", task), after, cost)
+    after = [cell.expert(task) for task in cell.attack.adversaries]
+    after += [cell.head(task) for task in cell.attack_tasks]
+    graph.want(cell, cell.compromise(), f"attack {_attack(cell)}", ("compromise",), after, 60_000)
+
+
+def _plan_models(graph: Graph, cell: Cell) -> None:
+    experts = [cell.expert(task) for task in cell.suite.tasks]
+    dev = [cell.data(task, "dev") for task in cell.suite.tasks]
+    heads = [cell.head(task) for task in cell.suite.tasks]
+    sides = ("clean", "attacked", "without") if cell.attack.adversaries else ("clean",)
+    passes = float(getattr(cell.defense, "passes", 0))
+    for side in sides:
+        after = [*experts, *dev, *heads, *([cell.compromise()] if side == "attacked" else [])]
+        label = f"merge {cell.names['merge']} ({side}) seed {cell.seed}"
+        graph.want(cell, cell.merged(side), label, ("merged", side), after, 4_000)
+    for side in sides[:2]:
+        stage, label = cell.defended(side), f"defend {side} {_row(cell)}"
+        after = [cell.merged(side), *dev, *heads]
+        graph.want(cell, stage, label, ("defended", side), after, passes)

@@ -1,0 +1,216 @@
+"""From cells to records: plan what is missing, run it, write each record as soon as it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark import records
+from benchmark.cell import Cell
+from benchmark.errors import BenchError
+from benchmark.executor import Display, Executor, Outcome
+from benchmark.jobs import Graph, plan_cell
+from benchmark.provenance import provenance
+from benchmark.records import Record, Status
+from benchmark.store import Store, key_of
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to: the record of every cell asked for, in order, and what was new."""
+
+    records: list[Record]
+    computed: int
+    logs: Mapping[str, Path]
+
+    @property
+    def failed(self) -> list[Record]:
+        """Cells that failed."""
+        return [record for record in self.records if record.status == "failed"]
+
+
+def record_path(store: Store, key: str) -> Path:
+    """Where a cell's record is (or would be)."""
+    return store.root / "records" / f"{key}.json"
+
+
+def finished(store: Store, cell: Cell) -> Record | None:
+    """The cell's record if it is in the store and need not be tried again."""
+    path = record_path(store, cell.key)
+    if not path.exists():
+        return None
+    record = records.read(path)
+    return None if record.status == "failed" else record
+
+
+def run(
+    cells: Sequence[Cell],
+    store: Store,
+    launcher: Mapping[str, Any],
+    display: Callable[[str, int], AbstractContextManager[Display]],
+) -> Summary:
+    """Compute the records that are missing.
+
+    Args:
+        cells: what is asked for; equal cells are computed once.
+        store: where everything is kept.
+        launcher: `processes`, `threads`, `device`.
+        display: makes, from a title and a number of jobs, the one who is told of progress.
+    """
+    distinct = {cell.key: cell for cell in cells}
+    found = {key: finished(store, cell) for key, cell in distinct.items()}
+    todo = {key: cell for key, cell in distinct.items() if found[key] is None}
+    logs: dict[str, Path] = {}
+    if todo:
+        store.check_writable()
+        for key, record in _compute(todo, store, launcher, display, logs):
+            found[key] = record
+    in_order = [found[cell.key] for cell in cells]
+    return Summary([record for record in in_order if record is not None], len(todo), logs)
+
+
+def _compute(
+    todo: Mapping[str, Cell],
+    store: Store,
+    launcher: Mapping[str, Any],
+    display: Callable[[str, int], AbstractContextManager[Display]],
+    logs: dict[str, Path],
+) -> Iterator[tuple[str, Record]]:
+    """Run the missing stages; yield each cell's record once it is whole and written."""
+    graph = Graph(store)
+    needed = {key: plan_cell(graph, cell) for key, cell in todo.items()}
+    made = provenance(launcher["threads"], launcher["device"])
+    options = {"threads": launcher["threads"], "device": launcher["device"], "made": made}
+    executor = Executor(store.root, launcher["processes"], options)
+    open_cells, ended = dict(todo), {}
+    with display(f"{len(todo)} cells", len(graph.jobs)) as screen:
+        yield from _whole(open_cells, needed, graph, ended, store)
+        for outcome in executor.run(graph.jobs, screen):
+            ended[outcome.job.key] = outcome
+            if outcome.status == "failed" and outcome.culprit is None:
+                logs[outcome.job.label] = store.root / "logs" / f"{outcome.job.key}.log"
+            yield from _whole(open_cells, needed, graph, ended, store)
+
+
+def pretrain(
+    cell: Cell,
+    store: Store,
+    launcher: Mapping[str, Any],
+    display: Callable[[str, int], AbstractContextManager[Display]],
+) -> Path:
+    """Run the pre-training stage of a cell's backbone; returns the file of its weights."""
+    store.check_writable()
+    graph = Graph(store)
+    graph.want(cell, cell.pretrain(), "pretrain", ("pretrained",))
+    made = provenance(launcher["threads"], launcher["device"])
+    options = {"threads": launcher["threads"], "device": launcher["device"], "made": made}
+    with display("pretrain", len(graph.jobs)) as screen:
+        for outcome in Executor(store.root, 1, options).run(graph.jobs, screen):
+            if outcome.status != "done":
+                raise BenchError(f"pre-training failed: {outcome.reason}")
+    return store.path("pretrain", key_of(*cell.pretrain())).with_suffix(".safetensors")
+
+
+def _whole(
+    open_cells: dict[str, Cell],
+    needed: Mapping[str, frozenset[str]],
+    graph: Graph,
+    ended: Mapping[str, Outcome],
+    store: Store,
+) -> Iterator[tuple[str, Record]]:
+    """Write the records of cells whose every stage has ended, and close those cells."""
+    for key, cell in list(open_cells.items()):
+        jobs = needed[key] & graph.jobs.keys()
+        if jobs - ended.keys():
+            continue
+        causes = [ended[one] for one in sorted(jobs) if ended[one].status != "done"]
+        record = _lost_record(cell, causes) if causes else assemble(cell, store)
+        records.write(store.root / "records", record)
+        del open_cells[key]
+        yield key, record
+
+
+def _lost_record(cell: Cell, causes: Sequence[Outcome]) -> Record:
+    """Failed beats skipped; the reason names the job that was the first to go."""
+    causes = sorted(causes, key=lambda outcome: outcome.status)
+    first = causes[0]
+    culprit = f"{first.culprit or first.job.label}: " if first.status == "failed" else ""
+    return _record(cell, status=first.status, reason=f"{culprit}{first.reason}")  # type: ignore[arg-type]
+
+
+def assemble(cell: Cell, store: Store) -> Record:
+    """The record of a cell whose stages are all in the store. Reads JSON only."""
+    stages = {subject: cell.evaluation(subject) for subject in cell.subjects()}
+    sidecars = {name: store.info(stage[0], key_of(*stage)) for name, stage in stages.items()}
+    counts = {
+        name: records.evaluation_from({**sidecar["info"], "key": sidecar["key"]})
+        for name, sidecar in sidecars.items()
+    }
+    reason = store.info("implanted", key_of(*cell.implanted()))["info"]["reason"]
+    model = cell.model_stage("main")
+    assert model is not None
+    made = store.info(model[0], key_of(*model))
+    attack = store.info("implanted", key_of(*cell.implanted()))["info"]
+    cost = {"defense": made["made"], "evaluation": sidecars["main"]["made"]}
+    return _record(
+        cell,
+        status="not_implanted" if reason else "done",
+        reason=reason,
+        main=counts.pop("main"),
+        controls=counts,
+        info={"model": made["info"]["info"], "implanted": attack},
+        provenance=_flat(cost),
+    )
+
+
+def _flat(cost: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The evaluation's provenance, with seconds, memory and images per second of both stages."""
+    measured = ("seconds", "peak_memory_mib", "images_per_s", "images")
+    common = {name: v for name, v in cost["evaluation"].items() if name not in measured}
+    spent = {name: {stage: made.get(name) for stage, made in cost.items()} for name in measured}
+    return {**common, **spent}
+
+
+def _record(
+    cell: Cell,
+    *,
+    status: Status,
+    reason: str | None,
+    main: records.Evaluation | None = None,
+    controls: Mapping[str, records.Evaluation] | None = None,
+    info: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Record:
+    needs = {name: [str(grant) for grant in getattr(cell, name).needs] for name in _ROLES}
+    parents = {
+        "base": cell.base_key,
+        "experts": cell.expert_keys("attacked"),
+        "attack": key_of(*cell.compromise()),
+        "model": cell.model_key("main"),
+    }
+    return Record(
+        key=cell.key,
+        names=dict(cell.names),
+        seed=cell.seed,
+        status=status,
+        reason=reason,
+        config=_config(cell),
+        needs={name: "; ".join(grants) or "weights only" for name, grants in needs.items()},
+        parents=parents,
+        main=main,
+        controls=dict(controls or {}),
+        info=dict(info or {}),
+        provenance=dict(provenance or {}),
+    )
+
+
+def _config(cell: Cell) -> dict[str, Any]:
+    """The resolved values, without data sets that no task of the suite names."""
+    config = {name: value for name, value in cell.config.items() if name != "names"}
+    return {**config, "dataset": {task: config["dataset"][task] for task in cell.suite.tasks}}
+
+
+_ROLES = ("attack", "merge", "defense")
