@@ -1,0 +1,111 @@
+"""`lfpm-bench ls`: what there is to choose from, read from conf/ and docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmark import components
+from benchmark.errors import BenchError, nearest
+from benchmark.types import Grant
+
+GROUPS = {
+    "attacks": "attack",
+    "merges": "merge",
+    "defenses": "defense",
+    "suites": "suite",
+    "experiments": "experiment",
+    "tables": "table",
+}
+PAPER = re.compile(r"\([^()]*(?:19|20)\d\d[^()]*\)|arXiv[: ]\d{4}\.\d{4,5}")
+
+
+def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
+    """The options of a group, one per line, or in full.
+
+    Args:
+        group: attacks, merges, defenses, suites, experiments or tables (or their singular).
+        verbose: add paper, data seen, parameters; for an experiment its whole header.
+        as_json: everything, as a JSON list.
+    """
+    singular = {**GROUPS, **{one: one for one in GROUPS.values()}, "defences": "defense"}
+    if group not in singular:
+        raise BenchError(f"unknown group '{group}'{nearest(group, GROUPS)}")
+    folder = singular[group]
+    entries = [entry(folder, name) for name in components.options(folder)]
+    if as_json:
+        return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+    if verbose:
+        return "\n".join(_long(one) for one in entries)
+    wide = max((len(one["name"]) for one in entries), default=0)
+    return "".join(f"{one['name']:<{wide}}  {one['summary']}\n" for one in entries)
+
+
+def entry(group: str, name: str) -> dict[str, Any]:
+    """What is known of one option: name, summary, paper, data seen, values, header."""
+    node = components.option(group, name)
+    values = {key: value for key, value in node.items() if key != "_target_"}
+    header = _header(group, name)
+    if "_target_" not in node:
+        summary = str(values.get("title") or (header or ["(no description)"])[0])
+        shown = values if group == "suite" else {}
+        return {"name": name, "summary": summary, "header": header, "values": shown}
+    doc = inspect.getdoc(components.locate(node["_target_"])) or "(no docstring)"
+    return {
+        "name": name,
+        "summary": doc.splitlines()[0],
+        "paper": _paper(doc),
+        "sees": _sees(node, f"{group}.{name}"),
+        "header": header,
+        "values": values,
+    }
+
+
+def describe(needs: Sequence[Grant]) -> str:
+    """Grants in words, e.g. "200 dev images per task, no labels"; "nothing" without any."""
+    return " + ".join(_grant(grant) for grant in needs) or "nothing"
+
+
+def _grant(grant: Grant) -> str:
+    many = "all" if grant.per_task is None else str(grant.per_task)
+    return f"{many} {grant.split} images per task, {'with' if grant.labels else 'no'} labels"
+
+
+def _sees(node: Mapping[str, Any], where: str) -> str:
+    """The component's needs, where its values do not hang on the rest of the configuration."""
+    if "${" in json.dumps(node, default=str):
+        return "depends on the configuration"
+    return describe(components.build(node, where).needs)
+
+
+def _paper(doc: str) -> str | None:
+    found = PAPER.search(" ".join(doc.split()))
+    return found.group().strip("()") if found else None
+
+
+def _header(group: str, name: str) -> list[str]:
+    """The comment at the top of the option's YAML: what it reproduces, its cost, its command."""
+    lines = []
+    for line in (components.CONF / group / f"{name}.yaml").read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        # Hydra reads `# @package` itself; it tells people nothing.
+        if not line.startswith("# @package"):
+            lines.append(line.lstrip("#").strip())
+    return lines
+
+
+def _long(one: Mapping[str, Any]) -> str:
+    lines = [one["name"], f"  {one['summary']}"]
+    lines += [f"  {line}" for line in one["header"] if line != one["summary"]]
+    lines += [f"  paper: {one['paper']}"] if one.get("paper") else []
+    lines += [f"  sees: {one['sees']}"] if "sees" in one else []
+    lines += [f"  {key}: {_value(value)}" for key, value in one["values"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

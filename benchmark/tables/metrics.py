@@ -1,0 +1,163 @@
+"""The numbers of one record, in per cent; docs/protocol.md has the formulas in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmark.errors import BenchError
+from benchmark.records import Count, Evaluation, Record
+from benchmark.tables.stats import Measure, Terms, combine
+
+UNDEFENDED = "none"
+METRICS = (
+    "ca",
+    "ca_clean_merge",
+    "ca_pretrained",
+    "ca_drop",
+    "ca_worst",
+    "kept",
+    "asr",
+    "asr_clean_merge",
+    "asr_excess",
+    "asr_did",
+    "asr_pretrained",
+    "asr_single",
+    "asr_without_attacker",
+    "target_recall",
+    "target_recall_undefended",
+    "triggered_acc",
+    "triggered_acc_clean_merge",
+    "target_rate",
+    "flip_rate",
+    "misclassified",
+)
+COSTS = ("images", "labels", "passes", "seconds")
+
+
+def measures(record: Record) -> dict[str, Measure | None]:
+    """Every metric of a computed record; None where the control it needs is absent."""
+    main, controls = record.main, _controls(record)
+    clean, undefended = controls.get("clean_merge"), controls.get("undefended")
+    base = controls.get("pretrained")
+    return {
+        "ca": _of(_clean(main)),
+        "ca_clean_merge": _of(_clean(clean)),
+        "ca_pretrained": _of(_clean(base)),
+        "ca_drop": _of(_minus(_clean(undefended), _clean(main))),
+        "ca_worst": _worst(undefended, main),
+        "kept": _kept(main, undefended, base),
+        "asr": _of(_threat(main, "asr")),
+        "asr_clean_merge": _of(_threat(clean, "asr")),
+        "asr_excess": _of(_minus(_threat(main, "asr"), _threat(clean, "asr"))),
+        "asr_did": _of(
+            _minus(_threat(main, "asr"), _threat(controls.get("defended_clean_merge"), "asr"))
+        ),
+        "asr_pretrained": _of(_threat(base, "asr")),
+        "asr_single": _of(_threat(controls.get("attacker_single"), "asr")),
+        "asr_without_attacker": _of(_threat(controls.get("without_attacker"), "asr")),
+        "target_recall": _of(_threat(main, "target_recall")),
+        "target_recall_undefended": _of(_threat(undefended, "target_recall")),
+        "triggered_acc": _of(_threat(main, "triggered_acc")),
+        "triggered_acc_clean_merge": _of(_threat(clean, "triggered_acc")),
+        "target_rate": _of(_threat(main, "target_rate")),
+        "flip_rate": _of(_minus(_pooled(main, "flipped"), _pooled(main, "flipped_shuffled"))),
+        "misclassified": _of(_threat(main, "misclassified")),
+    }
+
+
+def costs(record: Record) -> dict[str, float | None]:
+    """What the row cost: images and labels seen, image passes, seconds.
+
+    The first three are what the defence says in `info["defense"]` (or `info`), the last is
+    `provenance["seconds"]`, a number or a mapping of parts.
+    """
+    said = record.info.get("defense")
+    told: Mapping[str, Any] = said if isinstance(said, Mapping) else record.info
+    seconds = record.provenance.get("seconds")
+    if isinstance(seconds, Mapping):
+        seconds = sum(seconds.values())
+    return {**{name: told.get(name) for name in COSTS[:3]}, "seconds": seconds}
+
+
+def _controls(record: Record) -> dict[str, Evaluation]:
+    """The record's controls, checked to carry the same threats as the row.
+
+    Undefended, the equally defended clean merge is the clean merge and the row is its own
+    `undefended`; both hold by definition, so a record need not repeat them.
+    """
+    if record.main is None:
+        raise ValueError(f"record {record.key} has no evaluation")
+    controls = dict(record.controls)
+    if record.names["defense"] == UNDEFENDED:
+        controls.setdefault("undefended", record.main)
+        if "clean_merge" in controls:
+            controls.setdefault("defended_clean_merge", controls["clean_merge"])
+    asked = _targets(record.main)
+    for name, control in controls.items():
+        if _targets(control) != asked:
+            raise BenchError(
+                f"record {record.key}: its control '{name}' has other threats than its row "
+                f"({_targets(control)} against {asked}); delete it and run its cell again"
+            )
+    return controls
+
+
+def _targets(evaluation: Evaluation) -> list[tuple[str, int]]:
+    return [(threat.task, threat.target) for threat in evaluation.threats]
+
+
+def _of(terms: Terms | None) -> Measure | None:
+    return None if terms is None else combine(terms)
+
+
+def _clean(evaluation: Evaluation | None) -> Terms | None:
+    if evaluation is None or not evaluation.clean:
+        return None
+    counts = list(evaluation.clean.values())
+    return [(1 / len(counts), count) for count in counts]
+
+
+def _threat(evaluation: Evaluation | None, field: str) -> Terms | None:
+    if evaluation is None or not evaluation.threats:
+        return None
+    weight = 1 / len(evaluation.threats)
+    return [(weight, getattr(threat, field)) for threat in evaluation.threats]
+
+
+def _pooled(evaluation: Evaluation | None, field: str) -> Terms | None:
+    # Over tasks the images are pooled: a task with few correct ones must not weigh as much.
+    if evaluation is None or not evaluation.threats:
+        return None
+    weight = 1 / len(evaluation.threats)
+    terms = []
+    for threat in evaluation.threats:
+        counts = list(getattr(threat, field).values())
+        pooled = Count(sum(one.hits for one in counts), sum(one.total for one in counts))
+        terms.append((weight, pooled))
+    return terms
+
+
+def _minus(left: Terms | None, right: Terms | None) -> Terms | None:
+    if left is None or right is None:
+        return None
+    if left == right:  # A model minus itself is 0, with certainty.
+        return []
+    return [*left, *((-weight, count) for weight, count in right)]
+
+
+def _worst(undefended: Evaluation | None, main: Evaluation | None) -> Measure | None:
+    if undefended is None or main is None or not main.clean:
+        return None
+    losses = [100 * (undefended.clean[task].rate - one.rate) for task, one in main.clean.items()]
+    # No interval: the task was chosen for being the worst.
+    return Measure(max(losses))
+
+
+def _kept(
+    main: Evaluation | None, undefended: Evaluation | None, base: Evaluation | None
+) -> Measure | None:
+    row, merge, zero_shot = (_of(_clean(one)) for one in (main, undefended, base))
+    if row is None or merge is None or zero_shot is None or merge.value <= zero_shot.value:
+        return None
+    return Measure(100 * (row.value - zero_shot.value) / (merge.value - zero_shot.value))

@@ -1,0 +1,52 @@
+"""What a sweep has done and what it has not: planned cells against records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmark.records import Record
+
+STATES = ("done", "missing", "failed", "skipped", "not_implanted")
+
+
+def status(
+    planned: Sequence[tuple[str, Mapping[str, Any]]], records: Iterable[Record]
+) -> dict[str, Any]:
+    """Counts per state, and every cell with its state and reason, as plain JSON.
+
+    Args:
+        planned: (key, names and seed) of every cell that ought to be there.
+        records: of any cells; those not planned are left out.
+    """
+    found = {record.key: record for record in records}
+    cells = []
+    for key, names in planned:
+        record = found.get(key)
+        state = "missing" if record is None else record.status
+        reason = None if record is None else record.reason
+        cells.append({"key": key, **names, "status": state, "reason": reason})
+    counts = {state: sum(cell["status"] == state for cell in cells) for state in STATES}
+    return {"planned": len(cells), "counts": counts, "cells": cells}
+
+
+def status_text(report: Mapping[str, Any]) -> str:
+    """The report of `status` for people: the counts, then whatever is not done, by state."""
+    counts = ", ".join(f"{count} {_words(state)}" for state, count in report["counts"].items())
+    lines = [f"{report['planned']} cells: {counts}"]
+    for state in STATES[1:]:
+        those = [cell for cell in report["cells"] if cell["status"] == state]
+        if those:
+            lines += ["", f"{_words(state)} ({len(those)}):"]
+            lines += [f"  {_line(cell)}" for cell in those]
+    return "\n".join(lines) + "\n"
+
+
+def _words(state: str) -> str:
+    return state.replace("_", " ")
+
+
+def _line(cell: Mapping[str, Any]) -> str:
+    names = {key: cell[key] for key in cell if key not in ("key", "status", "reason")}
+    said = " ".join(f"{name}={value}" for name, value in names.items())
+    return f"{said}: {cell['reason']}" if cell["reason"] else said

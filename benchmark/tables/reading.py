@@ -1,0 +1,176 @@
+"""Sentences made from the rows: how to read a table, and where its subject is beaten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmark.tables.layout import Layout
+from benchmark.tables.metrics import UNDEFENDED
+from benchmark.tables.rows import DERIVED, Row
+
+
+def dominating(row: Row, rivals: Sequence[Row]) -> list[Row]:
+    """Rivals with no higher ASR and no larger CA loss than `row`, one of them strictly better."""
+    asr, ca = row.mean("asr"), row.mean("ca")
+    if asr is None or ca is None:
+        return []
+    found = []
+    for rival in rivals:
+        its_asr, its_ca = rival.mean("asr"), rival.mean("ca")
+        if rival is row or its_asr is None or its_ca is None:
+            continue
+        if its_asr <= asr and its_ca >= ca and (its_asr, its_ca) != (asr, ca):
+            found.append(rival)
+    return found
+
+
+def pareto_notes(rows: Sequence[Row], style: Layout) -> list[str]:
+    """One footnote per rival that beats the table's subject on ASR and CA alike."""
+    notes = []
+    for row in rows:
+        if row.names["defense"] != style.subject:
+            continue
+        rivals = [one for one in style.comparable(row, rows) if not _same(one, row)]
+        for rival in dominating(row, rivals):
+            notes.append(
+                f"{_place(row)}: {_label(rival)} is no worse than {_label(row)} in ASR and CA and "
+                f"better in at least one: ASR {_n(rival, 'asr')} against {_n(row, 'asr')}, "
+                f"CA {_n(rival, 'ca')} against {_n(row, 'ca')}, target recall "
+                f"{_n(rival, 'target_recall')} against {_n(row, 'target_recall')} "
+                f"(it sees: {rival.sees}; {row.names['defense']} sees: {row.sees})."
+            )
+    return notes
+
+
+def reading(rows: Sequence[Row], subject: str = "lfpm") -> list[str]:
+    """Three lines that say how to read the table, from its numbers alone.
+
+    Where there are several attacks, merges or variants, they tell of the undefended cell with the
+    highest ASR and of the rows that belong to it.
+
+    Args:
+        rows: the table's rows.
+        subject: the defence that the third line is about.
+    """
+    bare = [
+        row
+        for row in rows
+        if row.names["defense"] == UNDEFENDED and row.names["attack"] != "none" and row.stats
+    ]
+    if not bare:
+        return [
+            "No undefended attacked cell is done, so nothing can be said of the backdoor yet.",
+            f"Rows without numbers: {_unfinished(rows) or 'none'}.",
+            f"{subject} cannot be judged without an undefended row.",
+        ]
+    worst = max(bare, key=lambda row: row.mean("asr") or 0.0)
+    beside = [
+        row
+        for row in rows
+        if all(row.names[name] == worst.names[name] for name in ("suite", "attack", "merge"))
+    ]
+    return [
+        _survival(worst, len(bare)),
+        _baselines(worst, beside, subject),
+        _subject(worst, beside, subject),
+    ]
+
+
+def _survival(row: Row, cells: int) -> str:
+    excess = row.stats.get("asr_excess")
+    chosen = f" (the strongest of {cells} undefended cells)" if cells > 1 else ""
+    facts = (
+        f"{_place(row)}{chosen}, undefended: ASR {_n(row, 'asr')} %, where the same trigger gets "
+        f"{_n(row, 'asr_clean_merge')} % on the clean merge (the floor), {_n(row, 'asr_single')} % "
+        f"on the attacker's own model and {_n(row, 'asr_without_attacker')} % without the attacker"
+    )
+    if excess is None:
+        return f"{facts}; without a floor it cannot be said whether the backdoor survives."
+    least = excess.mean - 2 * (excess.sd or 0.0) if excess.low is None else excess.low
+    if least <= 0:
+        verdict = "the backdoor cannot be told from its floor"
+    elif excess.mean >= 50:
+        verdict = "the backdoor survives the merge"
+    else:
+        verdict = "the backdoor survives the merge in part"
+    return f"{facts}: {verdict} ({_signed(excess.mean)} points above the floor)."
+
+
+def _baselines(worst: Row, beside: Sequence[Row], subject: str) -> str:
+    others = [row for row in beside if row.names["defense"] not in (UNDEFENDED, subject)]
+    done = [row for row in others if row.stats]
+    said = [f"{_label(row)} ASR {_n(row, 'asr')} at CA {_change(row, worst)}" for row in done]
+    said += [f"{_label(row)} {row.status}" for row in others if not row.stats]
+    if not said:
+        return "No other defence stands beside it."
+    ranked = [row for row in done if row.names["defense"] not in DERIVED]
+    line = f"Against ASR {_n(worst, 'asr')} at CA {_n(worst, 'ca')} undefended: {'; '.join(said)}."
+    if not ranked:
+        return line
+    best = min(ranked, key=lambda row: row.mean("asr") or 0.0)
+    return f"{line} The lowest ASR among the baselines is {_label(best)}'s, {_n(best, 'asr')} %."
+
+
+def _subject(worst: Row, beside: Sequence[Row], subject: str) -> str:
+    own = [row for row in beside if row.names["defense"] == subject]
+    if not own or not own[0].stats:
+        why = f"{own[0].status}: {own[0].reason}" if own else "it is not in this table"
+        return f"{subject} has no number here ({why})."
+    row = own[0]
+    left = row.mean("asr_did")
+    twin = (
+        "" if left is None else f" ({_signed(left)} points from the equally defended clean merge)"
+    )
+    line = (
+        f"{_label(row)}: ASR {_n(worst, 'asr')} → {_n(row, 'asr')} %{twin}, "
+        f"CA {_n(worst, 'ca')} → {_n(row, 'ca')} ({_change(row, worst)}), target recall "
+        f"{_n(worst, 'target_recall')} → {_n(row, 'target_recall')}, triggered images "
+        f"recognised {_n(worst, 'triggered_acc')} → {_n(row, 'triggered_acc')} % "
+        f"(clean merge {_n(row, 'triggered_acc_clean_merge')} %)"
+    )
+    rivals = [one for one in beside if one.names["defense"] not in (*DERIVED, UNDEFENDED, subject)]
+    beaten = ", ".join(_label(one) for one in dominating(row, rivals))
+    said = (
+        f"{beaten} does no worse in both ASR and CA"
+        if beaten
+        else ("no baseline here does as well in both ASR and CA")
+    )
+    return f"{line}; {said}.{_avoided(worst, row)}"
+
+
+def _avoided(worst: Row, row: Row) -> str:
+    """A warning where the target class is recognised clearly less often than undefended."""
+    before, after = worst.mean("target_recall"), row.mean("target_recall")
+    if before is None or after is None or before - after <= 5:
+        return ""
+    return " Part of its low ASR may come from predicting the target class less often."
+
+
+def _change(row: Row, worst: Row) -> str:
+    ours, theirs = row.mean("ca"), worst.mean("ca")
+    return "unknown" if ours is None or theirs is None else _signed(ours - theirs)
+
+
+def _unfinished(rows: Sequence[Row]) -> str:
+    return "; ".join(f"{_label(row)} {row.status}" for row in rows if not row.stats)
+
+
+def _same(one: Row, other: Row) -> bool:
+    return one.names["defense"] == other.names["defense"]
+
+
+def _place(row: Row) -> str:
+    return f"{row.names['attack']} x {row.names['merge']}"
+
+
+def _label(row: Row) -> str:
+    return row.names["defense"] + (f" ({row.variant})" if row.variant else "")
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}"  # The sum turns -0.0 into 0.0.
+
+
+def _n(row: Row, metric: str) -> str:
+    value = row.mean(metric)
+    return "unknown" if value is None else f"{value:.1f}"

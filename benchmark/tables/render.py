@@ -1,0 +1,156 @@
+"""Renderers: one table as md, csv, json, tex or html fragment, the same to the byte each time."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import BenchError, nearest
+from benchmark.store import write_atomic
+from benchmark.tables.latex import latex
+from benchmark.tables.layout import Column
+from benchmark.tables.metrics import COSTS, METRICS
+from benchmark.tables.reading import reading
+from benchmark.tables.rows import Row
+from benchmark.tables.table import Table, caption, cells, notes
+
+DIGITS = 4
+"""Decimals of per cents in json and csv."""
+
+
+def render(table: Table, form: str) -> str:
+    """The table as text.
+
+    Args:
+        table: from `make`.
+        form: md, csv, json, tex or html.
+    """
+    known = {"md": markdown, "csv": comma_separated, "json": as_json, "tex": latex, "html": html}
+    if form not in known:
+        raise BenchError(f"unknown table format '{form}'{nearest(form, known)}")
+    return known[form](table)
+
+
+def write(table: Table, folder: Path, forms: Iterable[str]) -> list[Path]:
+    """Write <folder>/<table>.<form> for every form; returns the paths."""
+    texts = {form: render(table, form) for form in forms}
+    for form, text in texts.items():
+        write_atomic(folder / f"{table.name}.{form}", text.encode())
+    return [folder / f"{table.name}.{form}" for form in texts]
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """A row as plain JSON: names, status, then every number in per cent with its spread."""
+    out: dict[str, Any] = {**row.names, "variant": row.variant, "status": row.status}
+    out |= {"reason": row.reason, "n_seeds": len(row.seeds), "seeds": list(row.seeds)}
+    for metric in METRICS:
+        stat = row.stats.get(metric)
+        out[metric] = _rounded(stat and stat.mean)
+        out[f"{metric}_sd"] = _rounded(stat and stat.sd)
+        out[f"{metric}_low"] = _rounded(stat and stat.low)
+        out[f"{metric}_high"] = _rounded(stat and stat.high)
+    out |= {name: _rounded(row.costs.get(name)) for name in COSTS}
+    return {**out, "sees": row.sees, "needs": dict(row.needs)}
+
+
+def as_json(table: Table) -> str:
+    """Title, caption, notes, reading lines and all the rows' numbers."""
+    body = {
+        "table": table.name,
+        "title": table.layout.title,
+        "caption": caption(table),
+        "notes": notes(table),
+        "reading": reading(table.rows, table.layout.subject),
+        "rows": [flat(row) for row in table.rows],
+    }
+    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def comma_separated(table: Table) -> str:
+    """The rows' numbers, one line each; no caption, so that any reader takes it."""
+    out = StringIO()
+    writer: Any = None
+    for row in table.rows:
+        values = flat(row)
+        values["seeds"] = " ".join(str(seed) for seed in row.seeds)
+        del values["needs"]
+        if writer is None:
+            writer = csv.DictWriter(out, fieldnames=list(values), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(values)
+    return out.getvalue()
+
+
+def markdown(table: Table) -> str:
+    """A pipe table, readable as plain text, between its title and its footnotes."""
+    head = [column.title for column in table.columns]
+    body = [
+        [f"**{cell.text}**" if cell.best else cell.text.replace("|", "\\|") for cell in line]
+        for line in cells(table)
+    ]
+    right = [column.numeric for column in table.columns]
+    widths = [max(3, *(len(line[at]) for line in [head, *body])) for at in range(len(head))]
+    rule = [
+        "-" * (wide - 1) + ":" if r else "-" * wide for wide, r in zip(widths, right, strict=True)
+    ]
+    lines = [_padded(line, widths, right) for line in (head, rule, *body)]
+    text = ["**" + table.layout.title + "**", "", *lines, "", " ".join(caption(table))]
+    if found := notes(table):
+        text += ["", *(f"- {note}" for note in found)]
+    return "\n".join(text) + "\n"
+
+
+def _padded(line: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    cells = [
+        one.rjust(wide) if to_right else one.ljust(wide)
+        for one, wide, to_right in zip(line, widths, right, strict=True)
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def html(table: Table) -> str:
+    """A <figure> with the table, its caption and notes; classes name the status and the best."""
+    head = "".join(f"<th{_class(column)}>{escape(column.title)}</th>" for column in table.columns)
+    lines = []
+    for row, line in zip(table.rows, cells(table), strict=True):
+        parts = [
+            f'<td{_class(column)} data-label="{escape(column.header)}">'
+            f"{_strong(cell.text, cell.best, column.numeric)}</td>"
+            for column, cell in zip(table.columns, line, strict=True)
+        ]
+        subject = " subject" if row.names["defense"] == table.layout.subject else ""
+        lines.append(f'<tr class="{row.status}{subject}">{"".join(parts)}</tr>')
+    under = "".join(f"<li>{escape(note)}</li>" for note in notes(table))
+    return (
+        f'<figure class="table" id="table-{escape(table.name)}">\n'
+        f"<h2>{escape(table.layout.title)}</h2>\n"
+        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
+        + "\n".join(lines)
+        + "\n</tbody>\n</table></div>\n"
+        + f"<figcaption>{escape(' '.join(caption(table)))}</figcaption>\n"
+        + (f'<ul class="notes">{under}</ul>\n' if under else "")
+        + "</figure>\n"
+    )
+
+
+def _class(column: Column) -> str:
+    long = ' class="long"' if column.key in ("sees", "reason", "variant") else ""
+    return ' class="number"' if column.numeric else long
+
+
+def _strong(text: str, best: bool, numeric: bool) -> str:
+    shown = escape(text).replace("-", "−") if numeric else escape(text)
+    value, gap, spread = shown.partition(" ")
+    if numeric and gap:
+        shown = f"{value} <small>{spread}</small>"
+    tag = "strong" if best else "span"
+    return f"<{tag}>{shown}</{tag}>" if shown else ""
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS) + 0.0

@@ -1,0 +1,214 @@
+"""Rows from records: records of one cell over its seeds become one row. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmark import records as files
+from benchmark.errors import BenchError
+from benchmark.records import Record
+from benchmark.store import canonical
+from benchmark.tables.metrics import COSTS, METRICS, UNDEFENDED, costs, measures
+from benchmark.tables.stats import Stat, over_seeds
+
+NAMES = ("suite", "attack", "merge", "defense")
+DERIVED = {
+    "zero_shot": ("pretrained", "no expert is used: the pre-trained model"),
+    "drop_attacker": ("without_attacker", "who the attacker is (an oracle)"),
+}
+"""Rows read off a control of the undefended cell: name -> (control, what it was allowed)."""
+BAD = ("failed", "not_implanted", "skipped")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One cell over its seeds.
+
+    Attributes:
+        names: suite, attack, merge, defense.
+        variant: the values in which cells of equal names differ, "" where there is one cell.
+        status: done, partial (some seeds are not done), skipped, not_implanted, failed, missing.
+        reason: why, by seed, for any status but done.
+        seeds: the seeds that are done.
+        needs: what attack, merge and defence were allowed to see.
+        stats: metric -> number; a metric whose control is absent is not in it.
+        costs: images, labels, passes, seconds: means over seeds, None where unknown.
+    """
+
+    names: Mapping[str, str]
+    variant: str
+    status: str
+    reason: str | None
+    seeds: tuple[int, ...] = ()
+    needs: Mapping[str, str] = field(default_factory=dict)
+    stats: Mapping[str, Stat] = field(default_factory=dict)
+    costs: Mapping[str, float | None] = field(default_factory=dict)
+
+    def mean(self, metric: str) -> float | None:
+        """The metric's mean in per cent, if the row has it."""
+        stat = self.stats.get(metric)
+        return None if stat is None else stat.mean
+
+    @property
+    def sees(self) -> str:
+        """What merge and defence were allowed to see, in words."""
+        merge, defense = (self.needs.get(part) or "nothing" for part in ("merge", "defense"))
+        return defense if merge == "nothing" else f"{defense}; merge: {merge}"
+
+
+def find(folder: Path | str) -> list[Record]:
+    """The records in a folder of records, or in `records/` of a store; none is an empty list."""
+    folder = Path(folder).expanduser()
+    below = folder / "records"
+    return files.read_all((below if below.is_dir() else folder).glob("*.json"))
+
+
+def rows(records: Iterable[Record], planned: Iterable[Mapping[str, Any]] = ()) -> list[Row]:
+    """One row per cell, in the order of names and variant.
+
+    Args:
+        records: of any cells and seeds, in any order.
+        planned: names (and seed) of cells that ought to be there; an absent one gets a row.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in with_derived(records):
+        groups.setdefault(_cell(record), []).append(record)
+    variants = _variants([group[0] for group in groups.values()])
+    made = [
+        _row(sorted(group, key=lambda record: record.seed), variant)
+        for group, variant in zip(groups.values(), variants, strict=True)
+    ]
+    recorded = {
+        (*_names(record.names), record.seed) for group in groups.values() for record in group
+    }
+    made = _with_missing(made, [cell for cell in planned if not _present(cell, recorded)])
+    return sorted(made, key=lambda row: ([row.names.get(name, "") for name in NAMES], row.variant))
+
+
+def with_derived(records: Iterable[Record]) -> list[Record]:
+    """The records and, per undefended attacked one, those of its reference rows."""
+    every = list(records)
+    for record in list(every):
+        attacked = record.names["attack"] != "none" and record.names["defense"] == UNDEFENDED
+        if attacked and record.main is not None and record.status == "done":
+            every += [
+                _derived(record, name, control, sees)
+                for name, (control, sees) in DERIVED.items()
+                if control in record.controls
+            ]
+    return every
+
+
+def _derived(record: Record, name: str, control: str, sees: str) -> Record:
+    """A control as a row of its own. No poisoned expert is in it, so its clean twin is itself."""
+    main = record.controls[control]
+    return replace(
+        record,
+        key=f"{record.key}-{name}",
+        names={**record.names, "defense": name},
+        main=main,
+        controls={**record.controls, "undefended": record.main, "defended_clean_merge": main},
+        needs={**record.needs, "defense": sees},
+        info={},
+        provenance={},
+    )
+
+
+def _cell(record: Record) -> str:
+    config = {key: value for key, value in record.config.items() if key != "seed"}
+    return canonical([dict(record.names), config])
+
+
+def _row(group: Sequence[Record], variant: str) -> Row:
+    seeds = [record.seed for record in group]
+    if len(set(seeds)) < len(seeds):
+        keys = ", ".join(record.key for record in group)
+        raise BenchError(f"records {keys} are of one cell and share a seed; delete the stale one")
+    done = [record for record in group if record.status == "done" and record.main is not None]
+    rest = [record for record in group if record not in done]
+    found = [measures(record) for record in done]
+    numbers = {
+        name: over_seeds([one for each in found if (one := each[name]) is not None])
+        for name in METRICS
+    }
+    spent = [costs(record) for record in done]
+    return Row(
+        names=group[0].names,
+        variant=variant,
+        status=_status(done, rest),
+        reason="; ".join(_reason(record) for record in rest) or None,
+        seeds=tuple(record.seed for record in done),
+        needs=group[0].needs,
+        stats={name: stat for name, stat in numbers.items() if stat is not None},
+        costs={name: _mean([each[name] for each in spent]) for name in COSTS},
+    )
+
+
+def _status(done: Sequence[Record], rest: Sequence[Record]) -> str:
+    if done:
+        return "partial" if rest else "done"
+    present = {record.status for record in rest}
+    return next((status for status in BAD if status in present), "failed")
+
+
+def _reason(record: Record) -> str:
+    return f"seed {record.seed} {record.status}: {record.reason or 'no reason was recorded'}"
+
+
+def _mean(numbers: Sequence[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return fmean(known) if known and len(known) == len(numbers) else None
+
+
+def _names(names: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(names.get(name, "")) for name in NAMES)
+
+
+def _present(cell: Mapping[str, Any], recorded: set[tuple[str | int, ...]]) -> bool:
+    return (*_names(cell), cell.get("seed", 0)) in recorded
+
+
+def _with_missing(made: Sequence[Row], absent: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The rows, with what was planned and never recorded: as a remark, or as a row of its own."""
+    seeds: dict[tuple[str, ...], list[int]] = {}
+    for cell in absent:
+        seeds.setdefault(_names(cell), []).append(cell.get("seed", 0))
+    said = {
+        names: f"not run yet: seed {', '.join(str(seed) for seed in sorted(ones))}"
+        for names, ones in seeds.items()
+    }
+    out = []
+    for row in made:
+        why = said.pop(_names(row.names), None)
+        if why is not None:
+            reason = f"{row.reason}; {why}" if row.reason else why
+            row = replace(row, status="partial" if row.stats else row.status, reason=reason)
+        out.append(row)
+    for names, why in said.items():
+        out.append(Row(dict(zip(NAMES, names, strict=True)), "", "missing", why))
+    return out
+
+
+def _variants(cells: Sequence[Record]) -> list[str]:
+    """Per cell, its values that differ from those of cells with the same names."""
+    flat = [dict(_flatten(cell.config)) for cell in cells]
+    texts = []
+    for cell, values in zip(cells, flat, strict=True):
+        same = [other for one, other in zip(cells, flat, strict=True) if one.names == cell.names]
+        keys = sorted({key for other in same for key in other})
+        differ = [key for key in keys if len({other.get(key, "") for other in same}) > 1]
+        texts.append(", ".join(f"{key}={values.get(key, 'absent')}" for key in differ))
+    return texts
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in config.items():
+        name = prefix if key == "values" and prefix else f"{prefix}.{key}".lstrip(".")
+        if isinstance(value, Mapping):
+            yield from _flatten(value, name)
+        elif name != "seed":
+            yield name, value if isinstance(value, str) else canonical(value)

@@ -1,0 +1,336 @@
+"""Tables: counts to rates, differences within a seed, nothing dropped, the same to the byte."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_records import CONTROLS, FLOOR, demo, evaluation, record
+
+from benchmark import components
+from benchmark.errors import BenchError
+from benchmark.listing import listing
+from benchmark.records import Count, write
+from benchmark.tables import (
+    dominating,
+    find,
+    flat,
+    layout,
+    make,
+    reading,
+    render,
+    rows,
+    status,
+    status_text,
+)
+from benchmark.tables.rows import Row
+from benchmark.tables.stats import Measure, combine, over_seeds, wilson
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def row_of(found: list[Row], defense: str) -> Row:
+    (one,) = (row for row in found if row.names["defense"] == defense)
+    return one
+
+
+# -- statistics --
+
+
+def test_wilson_agrees_with_the_textbook() -> None:
+    # Newcombe 1998 (Stat Med 17:857), table I: 81/263 -> .2553 to .3662; 0/20 -> 0 to .1611.
+    assert wilson(Count(81, 263)) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(Count(0, 20)) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson(Count(20, 20))[1] == 1.0
+
+
+def test_interval_of_a_difference_agrees_with_newcombe() -> None:
+    # Newcombe 1998 (Stat Med 17:873), method 10, 56/70 - 48/80 -> .0524 to .3339.
+    found = combine([(1, Count(56, 70)), (-1, Count(48, 80))])
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((20.0, 5.24, 33.39), abs=5e-3)
+
+
+def test_sample_deviation() -> None:
+    stat = over_seeds([Measure(value, 0, 1) for value in (0.1, 0.2, 0.3)])
+    assert stat is not None
+    assert (stat.mean, stat.sd) == pytest.approx((0.2, 0.1))
+    assert (stat.low, stat.high, stat.n_seeds) == (None, None, 3)
+
+
+def test_nothing_counted_is_no_number() -> None:
+    assert combine([(1, Count(0, 0))]) is None
+    assert over_seeds([]) is None
+
+
+# -- rows --
+
+
+def test_every_metric_of_one_record() -> None:
+    main = evaluation("x", ca=(78, 54), asr=8, recall=43, triggered=90, flips=(6, 2))
+    twin = evaluation("twin", asr=5)
+    row = row_of(rows([record("lfpm", main, controls={"defended_clean_merge": twin})]), "lfpm")
+    expected = {
+        "ca": 66,
+        "ca_clean_merge": 72,
+        "ca_pretrained": 45,
+        "ca_drop": 4,
+        "ca_worst": 6,
+        "kept": 84,  # (66 - 45) / (70 - 45)
+        "asr": 8,
+        "asr_clean_merge": 20,
+        "asr_excess": -12,
+        "asr_did": 3,
+        "asr_pretrained": 30,
+        "asr_single": 100,
+        "asr_without_attacker": 18,
+        "target_recall": 86,
+        "target_recall_undefended": 90,
+        "triggered_acc": 60,
+        "triggered_acc_clean_merge": 100 * 100 / 150,
+        "target_rate": 3,
+        "flip_rate": 5,
+        "misclassified": 40,
+    }
+    assert {name: stat.mean for name, stat in row.stats.items()} == pytest.approx(expected)
+    low, high = wilson(Count(8, 100))
+    assert (row.stats["asr"].low, row.stats["asr"].high) == pytest.approx((100 * low, 100 * high))
+
+
+def test_differences_are_taken_within_a_seed() -> None:
+    pairs = [(50, 10), (70, 50), (90, 60)]
+    made = [
+        record("ft", evaluation("m", asr=asr), seed=seed, controls={"clean_merge": clean})
+        for seed, (asr, floor) in enumerate(pairs)
+        for clean in [evaluation("c", asr=floor)]
+    ]
+    row = row_of(rows(made), "ft")
+    assert row.seeds == (0, 1, 2)
+    assert (row.stats["asr"].mean, row.stats["asr"].sd) == pytest.approx((70, 20))
+    # 40, 20, 30: its deviation is that of the differences, not of the two parts.
+    assert (row.stats["asr_excess"].mean, row.stats["asr_excess"].sd) == pytest.approx((30, 10))
+
+
+def test_images_are_not_pooled_over_seeds() -> None:
+    from dataclasses import replace
+
+    big = evaluation("b", asr=100)
+    threat = replace(big.threats[0], asr=Count(1000, 1000))
+    made = [
+        record("ft", evaluation("a", asr=0), seed=0),
+        record("ft", replace(big, threats=(threat,)), seed=1),
+    ]
+    assert row_of(rows(made), "ft").mean("asr") == 50
+
+
+def test_reference_rows_come_from_the_controls_of_the_undefended_cell() -> None:
+    found = rows([record()])
+    zero, dropped = row_of(found, "zero_shot"), row_of(found, "drop_attacker")
+    assert (zero.mean("asr"), zero.mean("ca"), zero.mean("kept")) == (30, 45, 0)
+    assert (dropped.mean("asr"), dropped.mean("ca_worst")) == pytest.approx((18, 10))
+    assert dropped.mean("asr_did") == 0
+    assert not [row for row in rows([record(names={"attack": "none"})]) if row.sees == zero.sees]
+
+
+def test_undefended_is_its_own_reference() -> None:
+    bare = record(controls={})
+    controls = {k: v for k, v in CONTROLS.items() if k in ("clean_merge", "pretrained")}
+    from dataclasses import replace
+
+    row = row_of(rows([replace(bare, controls=controls)]), "none")
+    assert (row.mean("asr_did"), row.mean("ca_drop"), row.mean("kept")) == (75, 0, 100)
+
+
+def test_cells_that_are_not_done_stand_in_the_table() -> None:
+    made = [
+        record("ft", seed=0),
+        record("ft", seed=1, status="failed", reason="killed"),
+        record("ibvs", status="skipped", reason="needs two fine-tunes"),
+        record("nad", status="not_implanted", reason="ASR 12 % on dev"),
+    ]
+    planned = [{**made[0].names, "seed": seed} for seed in (0, 1, 2)]
+    planned += [{**made[0].names, "defense": "clp", "seed": 0}]
+    found = rows(made, planned)
+    ft = row_of(found, "ft")
+    assert (ft.status, ft.reason) == ("partial", "seed 1 failed: killed; not run yet: seed 2")
+    assert [row_of(found, one).status for one in ("ibvs", "nad", "clp")] == [
+        "skipped",
+        "not_implanted",
+        "missing",
+    ]
+    shown = render(make("attacks_defenses", made, planned), "md")
+    for text in ("killed", "needs two fine-tunes", "ASR 12 % on dev", "not run yet"):
+        assert text in shown
+
+
+def test_variants_are_told_apart_and_shared_seeds_refused() -> None:
+    other = record("ft", config={"merge": {"values": {"scale": 0.4}}})
+    assert [row.variant for row in rows([record("ft"), other])] == [
+        "merge.scale=0.3",
+        "merge.scale=0.4",
+    ]
+    with pytest.raises(BenchError, match="share a seed"):
+        rows([record("ft"), record("ft")])
+
+
+def test_controls_with_other_threats_are_refused() -> None:
+    from dataclasses import replace
+
+    alien = replace(FLOOR, threats=(replace(FLOOR.threats[0], target=2),))
+    with pytest.raises(BenchError, match="clean_merge"):
+        rows([record("ft", controls={"clean_merge": alien})])
+
+
+# -- the table --
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "tex", "json", "html"])
+def test_golden(form: str) -> None:
+    text = render(make("demo", demo()), form)
+    assert text == render(make("demo", demo()[::-1]), form)
+    assert text == (GOLDEN / f"demo.{form}").read_text()
+
+
+def test_caption_says_what_must_be_said() -> None:
+    text = render(make("demo", demo()), "md")
+    for words in (
+        "embedded suite",
+        "Seeds: 0.",
+        "Selection: ",
+        "lfpm is a reconstruction from the abstract and one reading note",
+        "allowed to see",
+        "with labels",
+    ):
+        assert words in text
+
+
+def test_json_rows_carry_the_promised_fields() -> None:
+    body = json.loads(render(make("demo", demo()), "json"))
+    promised = ["ca", "asr", "asr_clean_merge", "asr_excess", "asr_did", "target_recall"]
+    for row in body["rows"]:
+        assert {"attack", "merge", "defense", "n_seeds", "triggered_acc", *promised} <= set(row)
+        assert {f"{name}_sd" for name in promised} <= set(row)
+    ft = next(row for row in body["rows"] if row["defense"] == "ft")
+    assert (ft["ca"], ft["asr"], ft["n_seeds"], ft["passes"]) == (85.0, 80.0, 1, 5000)
+    assert len(list(csv.DictReader(io.StringIO(render(make("demo", demo()), "csv"))))) == 6
+
+
+def test_best_is_bold_among_comparable_rows_only() -> None:
+    text = render(make("demo", demo()), "md")
+    (ft,) = (line for line in text.splitlines() if line.startswith("| ft "))
+    (lfpm,) = (line for line in text.splitlines() if line.startswith("| lfpm "))
+    (zero,) = (line for line in text.splitlines() if line.startswith("| zero_shot "))
+    assert "**85.0" in ft
+    assert "**8.0" in lfpm
+    assert "**" not in zero
+
+
+def test_a_defence_that_beats_the_subject_is_named_in_a_footnote() -> None:
+    beaten = make("demo", demo(ft=(70, 5), lfpm=(80, 54)))
+    text = render(beaten, "md")
+    assert "- badmerging_on x task_arithmetic: ft is no worse than lfpm" in text
+    assert "ASR 5.0 against 8.0, CA 75.0 against 66.0" in text
+    assert "- badmerging_on" not in render(make("demo", demo()), "md")
+    found = rows(demo(ft=(54, 8), lfpm=(80, 54)))
+    assert dominating(row_of(found, "lfpm"), [row_of(found, "lfpm")]) == []
+
+
+def test_reading_follows_the_numbers() -> None:
+    survives, baselines, subject = reading(rows(demo()))
+    assert "ASR 95.0 %" in survives
+    assert "the backdoor survives the merge (+75.0 points above the floor)" in survives
+    assert "ft ASR 80.0 at CA +15.0" in baselines
+    assert "ibvs failed" in baselines
+    assert "ASR 95.0 → 8.0 % (+3.0 points" in subject
+    weak = record(main=evaluation("w", asr=22))
+    assert "cannot be told from its floor" in reading(rows([weak]))[0]
+    avoids = record("lfpm", evaluation("l", asr=0, recall=5))
+    assert "less often" in reading(rows([record(), avoids]))[2]
+    assert len(reading(rows([record("ft", status="failed", reason="x")]))) == 3
+
+
+def test_unknown_names_are_one_sentence() -> None:
+    with pytest.raises(BenchError, match="did you mean 'demo'"):
+        make("dmeo", demo())
+    with pytest.raises(BenchError, match="no records for table 'demo'; run: make demo"):
+        make("demo", [])
+    with pytest.raises(BenchError, match="table format 'latx'"):
+        render(make("demo", demo()), "latx")
+
+
+@pytest.mark.parametrize("name", components.options("table"))
+def test_layouts_are_valid(name: str) -> None:
+    assert layout(name).columns
+
+
+def test_find_reads_stores_and_folders(tmp_path: Path) -> None:
+    assert find(tmp_path / "absent") == []
+    for one in demo():
+        write(tmp_path / "records", one)
+    assert find(tmp_path) == find(tmp_path / "records") == sorted(demo(), key=lambda r: r.key)
+    (tmp_path / "records" / "x.json").write_text("{")
+    with pytest.raises(BenchError, match="not a record"):
+        find(tmp_path)
+
+
+def test_flat_rows_have_no_negative_zero() -> None:
+    assert str(flat(row_of(rows([record()]), "zero_shot"))["asr_did"]) == "0.0"
+
+
+# -- status and ls --
+
+
+def test_status_counts_and_reasons() -> None:
+    made = [record("ft"), record("ibvs", status="failed", reason="killed")]
+    planned = [(one.key, {**one.names, "seed": one.seed}) for one in made]
+    planned.append(("absent", {**made[0].names, "defense": "lfpm", "seed": 0}))
+    report = status(planned, made)
+    assert report["counts"] == {
+        "done": 1,
+        "missing": 1,
+        "failed": 1,
+        "skipped": 0,
+        "not_implanted": 0,
+    }
+    text = status_text(report)
+    assert text.startswith("3 cells: 1 done, 1 missing, 1 failed")
+    assert "defense=ibvs seed=0: killed" in text
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(components, "CONF", tmp_path)
+    texts = {
+        "merge/one.yaml": "_target_: benchmark.tables.stats.Measure\nvalue: ${seed}\n",
+        "experiment/small.yaml": "# @package _global_\n# 1 minute.\n# Command: x\nseed: 1\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_listing(conf: Path) -> None:
+    assert listing("merges").startswith("one  One number at one seed")
+    assert listing("experiments") == "small  1 minute.\n"
+    assert "Command: x" in listing("experiments", verbose=True)
+    verbose = listing("merge", verbose=True)
+    assert "sees: depends on the configuration" in verbose
+    assert "value: ${seed}" in verbose
+    assert json.loads(listing("merges", as_json=True))[0]["name"] == "one"
+    with pytest.raises(BenchError, match="did you mean 'merges'"):
+        listing("merge_s")
+
+
+def test_tables_start_without_heavy_imports() -> None:
+    code = (
+        "import sys, benchmark.tables, benchmark.report, benchmark.listing;"
+        "bad = {'torch', 'hydra', 'omegaconf', 'pandas', 'jinja2', 'matplotlib', 'numpy'};"
+        "sys.exit(', '.join(bad & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
