@@ -57,7 +57,7 @@ def entry(group: str, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "summary": doc.splitlines()[0],
-        "paper": _paper(doc),
+        "paper": _paper(doc) or _paper(_module_doc(node["_target_"])),
         "sees": _sees(node, f"{group}.{name}"),
         "header": header,
         "values": values,
@@ -65,8 +65,8 @@ def entry(group: str, name: str) -> dict[str, Any]:
 
 
 def describe(needs: Sequence[Grant]) -> str:
-    """Grants in words, e.g. "200 dev images per task, no labels"; "nothing" without any."""
-    return " + ".join(_grant(grant) for grant in needs) or "nothing"
+    """Grants in words, e.g. "200 dev images per task, no labels"; "weights only" without any."""
+    return " + ".join(_grant(grant) for grant in needs) or "weights only"
 
 
 def _grant(grant: Grant) -> str:
@@ -84,6 +84,10 @@ def _sees(node: Mapping[str, Any], where: str) -> str:
 def _paper(doc: str) -> str | None:
     found = PAPER.search(" ".join(doc.split()))
     return found.group().strip("()") if found else None
+
+
+def _module_doc(target: str) -> str:
+    return inspect.getdoc(inspect.getmodule(components.locate(target))) or ""
 
 
 def _header(group: str, name: str) -> list[str]:

@@ -39,7 +39,7 @@ NOTES = (
     "one reading note, and its numbers are not the paper's.",
     "The embedded suite is small and drawn by programs. It shows a mechanism; it is not CLIP on "
     "photographs, and no number here stands for one.",
-    "Few seeds give wide intervals. A difference smaller than the intervals is none.",
+    "Few seeds give wide intervals. A difference smaller than the intervals may be none.",
     "Nothing was selected on test images, on the real trigger or on ASR.",
 )
 
@@ -92,7 +92,7 @@ def render_report(page: Page) -> str:
         reading=reading(first.rows, first.layout.subject) if first else [],
         tables=[Markup(html(table)) for table in page.tables],
         charts=[(title, Markup(svg)) for table in page.tables for title, svg in charts(table)],
-        pictures=[(caption, _data_uri(image)) for caption, image in page.pictures],
+        pictures=[(words, _data_uri(one), _width(one)) for words, one in page.pictures],
         heads=list(CONTROLS.values()),
         controls=controls(row for table in page.tables for row in table.rows),
         provenance=list(_flat(page.provenance)),
@@ -135,6 +135,12 @@ def _data_uri(image: ndarray) -> str:
     out = BytesIO()
     Image.fromarray(image).save(out, "PNG")
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _width(image: ndarray) -> int:
+    """Whole pixels of the page per pixel of the image, so that it stays sharp; a strip is wide."""
+    pixels = image.shape[1]
+    return pixels * max(1, (160 if pixels <= 80 else 640) // pixels)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

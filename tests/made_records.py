@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmark.records import Count, Evaluation, Record, Status, ThreatCounts
 
-NEEDS = {"none": "nothing", "ft": "100 dev images per task, with labels"}
+NEEDS = {"none": "weights only", "ft": "100 dev images per task, with labels"}
 
 
 def evaluation(
@@ -69,7 +69,7 @@ def record(
         config={"seed": seed, "merge": {"values": {"scale": 0.3}}, **(config or {})},
         needs={
             "attack": "its own task's images",
-            "merge": "nothing",
+            "merge": "weights only",
             "defense": NEEDS.get(defense, "100 dev images per task, no labels"),
         },
         parents={},
@@ -87,7 +87,7 @@ def demo(ft: tuple[int, int] = (90, 80), lfpm: tuple[int, int] = (80, 54)) -> li
     twin = {"defended_clean_merge": evaluation("twin", asr=5)}
     return [
         record(),
-        record("ft", tuned, controls=twin, info={"defense": {"passes": 5000, "images": 200}}),
+        record("ft", tuned, controls=twin, info={"model": {"passes": 5000, "images": 200}}),
         record("lfpm", cleaned, controls=twin),
         record("ibvs", status="failed", reason="ran out of memory | at merge_2"),
     ]

@@ -35,7 +35,7 @@ def latex(table: Table) -> str:
     bold = [["textbf:--rwrap;" if cell.best else "" for cell in line] for line in lines]
     marks = pd.DataFrame(bold, columns=frame.columns)
     style = frame.style.hide(axis="index").apply(lambda _: marks, axis=None)
-    style = style.format_index(lambda at: escape(table.columns[at].title), axis="columns")
+    style.format_index(lambda at: escape(table.columns[at].title), axis="columns")
     words = f"{table.layout.title} {' '.join([*caption(table), *notes(table)])}"
     return style.to_latex(
         hrules=True,

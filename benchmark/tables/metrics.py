@@ -69,14 +69,14 @@ def measures(record: Record) -> dict[str, Measure | None]:
 def costs(record: Record) -> dict[str, float | None]:
     """What the row cost: images and labels seen, image passes, seconds.
 
-    The first three are what the defence says in `info["defense"]` (or `info`), the last is
-    `provenance["seconds"]`, a number or a mapping of parts.
+    The first three are what the row's model says of itself in `info["model"]`; the last is
+    `provenance["seconds"]`, a number or a mapping of stages.
     """
-    said = record.info.get("defense")
-    told: Mapping[str, Any] = said if isinstance(said, Mapping) else record.info
+    told: Mapping[str, Any] = record.info.get("model") or {}
     seconds = record.provenance.get("seconds")
     if isinstance(seconds, Mapping):
-        seconds = sum(seconds.values())
+        known = [part for part in seconds.values() if part is not None]
+        seconds = sum(known) if known else None
     return {**{name: told.get(name) for name in COSTS[:3]}, "seconds": seconds}
 
 

@@ -21,6 +21,7 @@ DERIVED = {
     "drop_attacker": ("without_attacker", "who the attacker is (an oracle)"),
 }
 """Rows read off a control of the undefended cell: name -> (control, what it was allowed)."""
+NO_DATA = "weights only"
 BAD = ("failed", "not_implanted", "skipped")
 
 
@@ -56,8 +57,8 @@ class Row:
     @property
     def sees(self) -> str:
         """What merge and defence were allowed to see, in words."""
-        merge, defense = (self.needs.get(part) or "nothing" for part in ("merge", "defense"))
-        return defense if merge == "nothing" else f"{defense}; merge: {merge}"
+        merge, defense = (self.needs.get(part) or NO_DATA for part in ("merge", "defense"))
+        return defense if merge == NO_DATA else f"{defense}; merge: {merge}"
 
 
 def find(folder: Path | str) -> list[Record]:
