@@ -69,10 +69,11 @@ def _demo(words: list[str]) -> int:
     )
     parser.add_argument("words", nargs="*", help="further Hydra words, e.g. seed=0,1,2")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for md, csv, html")
+    parser.add_argument("--adopt", type=Path, help="also copy the records into this folder")
     args = parser.parse_args(words)
     from benchmark.cli import demo
 
-    return demo(args.words, args.out)
+    return demo(args.words, args.out, args.adopt)
 
 
 def _ls(words: list[str]) -> int:
@@ -102,6 +103,7 @@ def _status(words: list[str]) -> int:
 def _tables(words: list[str]) -> int:
     parser = _Parser("lfpm-bench tables", description="A table of the records in the store.")
     parser.add_argument("name", help="see `lfpm-bench ls tables`")
+    parser.add_argument("words", nargs="*", help="the Hydra words it was run with, if any")
     parser.add_argument("-f", "--format", default="md", help="md, tex, csv, html, json; or several")
     parser.add_argument("--records", type=Path, help="a folder of records instead of the store's")
     parser.add_argument("--partial", action="store_true", help="also if cells are missing")
@@ -110,7 +112,8 @@ def _tables(words: list[str]) -> int:
     from benchmark.results import tables
 
     formats = args.format.split(",")
-    for name, text in tables(args.name, formats, args.records, partial=args.partial).items():
+    made = tables(args.name, args.words, formats, args.records, partial=args.partial)
+    for name, text in made.items():
         if args.out is None:
             sys.stdout.write(text + "\n")
         else:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from benchmark.context import Context, Progress
 from benchmark.data.generate import generate
 from benchmark.errors import BenchError
 from benchmark.evaluation import TestSet, evaluate, pack
+from benchmark.memoised import Incompatible, Memoised
 from benchmark.models.backbone import image_tower
 from benchmark.models.heads import zero_shot_head
 from benchmark.pretraining import pretrain
@@ -32,29 +33,7 @@ from benchmark.types import Expert, Grant, Merge, Model
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchmark.types import Compromise, StateDict
-
-
-class Incompatible(Exception):
-    """A pair that does not fit: its cells are skipped with this reason."""
-
-
-@dataclass(frozen=True)
-class Memoised:
-    """A merge whose results are kept: what a defence receives."""
-
-    bench: Bench
-    side: str
-
-    def __call__(self, base: StateDict, experts: Sequence[Expert], ctx: Context) -> Model:
-        """Load the undefended merge of this side, or merge other experts afresh."""
-        if [expert.key for expert in experts] == [e.key for e in self.bench.experts(self.side)]:
-            return self.bench.merged(self.side)
-        return self.bench.cell.merge(base, experts, self.bench.merge_context())
-
-    def accepts(self, experts: Sequence[Expert]) -> str | None:
-        """What the merge itself says."""
-        return self.bench.cell.merge.accepts(experts)
+    from benchmark.types import Compromise
 
 
 class Bench:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark import config, pipeline
+from benchmark import config, pipeline, records
 from benchmark.cell import Cell, cell_from
 from benchmark.display import display
 from benchmark.errors import BenchError
@@ -67,9 +67,15 @@ def demo_words(extra: Sequence[str]) -> list[str]:
     return ["-m", "experiment=demo", *extra]
 
 
-def demo(extra: Sequence[str], out: Path) -> int:
-    """Run the embedded experiment, print its table and how to read it, write md, csv and html."""
-    from benchmark.demo import present
+def demo(extra: Sequence[str], out: Path, adopt: Path | None) -> int:
+    """Run the embedded experiment, print its table and how to read it, write md, csv and html.
+
+    Args:
+        extra: further Hydra words.
+        out: folder for the table and the report.
+        adopt: also copy the records into this folder.
+    """
+    from benchmark.demo import show
 
     plan = config.plan(demo_words(extra))
     if plan is None:
@@ -77,5 +83,8 @@ def demo(extra: Sequence[str], out: Path) -> int:
     cells = [cell_from(one) for one in plan.configs]
     store = Store(plan.runtime["store"])
     summary = pipeline.run(cells, store, plan.runtime["launcher"], display)
-    present(summary.records, store, out)
+    show(cells, summary.records, store, out)
+    if adopt is not None:
+        for record in summary.records:
+            records.write(adopt, record)
     return report(summary, store)

@@ -42,7 +42,8 @@ def options(group: str) -> list[str]:
 
 @cache
 def _read(path: Path) -> dict[str, Any]:
-    return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(path.read_text(), Loader=loader) or {}
 
 
 def option(group: str, name: str) -> dict[str, Any]:

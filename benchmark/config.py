@@ -13,10 +13,12 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmark.components import CONF, options
 from benchmark.errors import BenchError, nearest
@@ -75,6 +77,7 @@ def _cache_path(argv: Sequence[str]) -> Path:
 def _compose(argv: Sequence[str]) -> list[dict[str, Any]]:
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.plugins.sweeper import Sweeper
     from omegaconf import OmegaConf
 
     jobs: list[dict[str, Any]] = []
@@ -86,16 +89,19 @@ def _compose(argv: Sequence[str]) -> list[dict[str, Any]]:
         runtime = {name: plain.pop(name) for name in RUNTIME if name in plain}
         jobs.append({"config": {**plain, "names": names}, "runtime": runtime})
 
-    with _words(argv), _one_sentence(argv):
+    # The sweeper composes every job once to see whether it does, and then again to run it.
+    once = mock.patch.object(Sweeper, "validate_batch_is_legal")
+    with tempfile.TemporaryDirectory() as scratch, _words(argv, scratch), _one_sentence(argv), once:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(collect)()
     return jobs
 
 
 @contextlib.contextmanager
-def _words(argv: Sequence[str]) -> Iterator[None]:
-    """Let Hydra see these words, raise its errors to us, and keep its notes out of our output."""
+def _words(argv: Sequence[str], scratch: str) -> Iterator[None]:
+    """Let Hydra see these words, raise its errors to us, and write its files to `scratch`."""
     before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = ["lfpm-bench run", *argv]
+    folders = [f"hydra.run.dir='{scratch}'", f"hydra.sweep.dir='{scratch}'"]
+    sys.argv = ["lfpm-bench run", *argv, *folders]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
@@ -132,9 +138,21 @@ def _explain(message: str, argv: Sequence[str]) -> str:
     sweep = re.search(r"Ambiguous value for argument '([^']*)'", first)
     if sweep:
         return f"{sweep.group(1)} has several values: add -m to sweep over them, or give one"
-    if "input" in first:
-        return f"the words {' '.join(argv)!r} are not in Hydra's override grammar ({first})"
+    for word in argv:
+        if not word.startswith("-") and not _parses(word):
+            return f"{word!r} is not in Hydra's override grammar ({first}); check its quoting"
     return first
+
+
+def _parses(word: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        OverridesParser.create().parse_overrides([word])
+    except OverrideParseException:
+        return False
+    return True
 
 
 def _known_keys() -> list[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmark.models.encoder import Encoder
-    from benchmark.training import Progress
+    from benchmark.context import Progress
 
 Hits = dict[str, "Tensor"]
 """Name -> (N,) bool, one entry per test image, in stored order."""

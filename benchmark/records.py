@@ -125,26 +125,36 @@ def _count(node: Mapping[str, int]) -> Count:
     return Count(node["hits"], node["total"])
 
 
+def _counts(node: Mapping[str, Mapping[str, int]]) -> dict[str, Count]:
+    return {task: _count(count) for task, count in node.items()}
+
+
 def _threat(node: Mapping[str, Any]) -> ThreatCounts:
-    single = ("asr", "target_rate", "target_recall", "triggered_acc", "misclassified")
-    many = ("flipped", "flipped_shuffled")
     return ThreatCounts(
         task=node["task"],
         target=node["target"],
-        **{name: _count(node[name]) for name in single},
-        **{name: {task: _count(c) for task, c in node[name].items()} for name in many},
+        asr=_count(node["asr"]),
+        target_rate=_count(node["target_rate"]),
+        target_recall=_count(node["target_recall"]),
+        triggered_acc=_count(node["triggered_acc"]),
+        misclassified=_count(node["misclassified"]),
+        flipped=_counts(node["flipped"]),
+        flipped_shuffled=_counts(node["flipped_shuffled"]),
     )
 
 
 def evaluation_from(node: Mapping[str, Any]) -> Evaluation:
     """An Evaluation from its JSON form."""
-    clean = {task: _count(count) for task, count in node["clean"].items()}
-    return Evaluation(node["key"], clean, tuple(_threat(threat) for threat in node["threats"]))
+    return Evaluation(
+        node["key"], _counts(node["clean"]), tuple(_threat(threat) for threat in node["threats"])
+    )
 
 
 def from_json(text: str) -> Record:
     """The record of a file's text; raises ValueError or KeyError where it is none."""
     node = json.loads(text)
+    if not isinstance(node, dict):
+        raise ValueError("it holds no JSON object")
     if node.get("schema") != SCHEMA:
         raise ValueError(f"schema {node.get('schema')} is not {SCHEMA}")
     main = node["main"]

@@ -1,0 +1,36 @@
+# Needs Python 3.11 (or newer) and make; everything else is set up into .venv, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint clean results
+
+demo: $(READY)            ## the embedded experiment: table, csv and HTML report in ./demo
+	$(BIN)/lfpm-bench demo
+
+test: $(READY)            ## the whole fast suite
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(READY)       ## minutes to an hour: re-create the weights, other seeds, kill and restart
+	$(BIN)/python -m pytest -n 2 -m slow --timeout 5400
+
+lint: $(READY)            ## format, lint, types, import contracts
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+results: $(READY)         ## regenerate results/ (three seeds; computes what the store lacks)
+	$(BIN)/lfpm-bench demo seed=0,1,2 --out results/demo --adopt results/records
+
+# One step: exact versions with hashes, then this checkout itself. Skipped when nothing changed.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; say make PYTHON=/path/to/it" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:                    ## remove the environment and caches (not the store of results)
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis demo

@@ -1,0 +1,85 @@
+"""`lfpm-bench tables` and `status`: what a store or a folder of records has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark import config
+from benchmark import tables as layouts
+from benchmark.cell import Cell, cell_from
+from benchmark.components import options
+from benchmark.errors import BenchError, nearest
+from benchmark.pipeline import record_path
+from benchmark.records import Record, read
+from benchmark.store import Store
+
+
+def planned(experiment: str, words: Sequence[str]) -> tuple[list[Cell], Store]:
+    """The cells an experiment consists of, and the store they belong in."""
+    known = options("experiment")
+    if experiment not in known:
+        raise BenchError(f"unknown experiment '{experiment}'{nearest(experiment, known)}")
+    plan = config.plan(["-m", f"experiment={experiment}", *words])
+    if plan is None:
+        raise BenchError(f"the words {' '.join(words)!r} name no cells")
+    distinct = {cell.key: cell for cell in map(cell_from, plan.configs)}
+    return list(distinct.values()), Store(plan.runtime["store"])
+
+
+def present(cells: Sequence[Cell], store: Store) -> list[Record]:
+    """The records of these cells that exist, whatever their status."""
+    paths = [record_path(store, cell.key) for cell in cells]
+    return [read(path) for path in paths if path.exists()]
+
+
+def status(experiment: str, words: Sequence[str], *, as_json: bool) -> str:
+    """How many of an experiment's cells are done, and what became of the others."""
+    cells, store = planned(experiment, words)
+    asked = [(cell.key, _names(cell)) for cell in cells]
+    report = layouts.status(asked, present(cells, store))
+    return json.dumps(report, indent=1) if as_json else layouts.status_text(report).rstrip("\n")
+
+
+def table(name: str, words: Sequence[str], folder: Path | None, *, partial: bool) -> layouts.Table:
+    """The table of the experiment of the same name.
+
+    Args:
+        name: of a table and of its experiment.
+        words: further Hydra words the experiment was run with (e.g. seed=0,1,2).
+        folder: take every record in this folder instead of the planned ones in the store.
+        partial: show missing cells as rows instead of refusing.
+    """
+    layouts.layout(name)
+    if folder is not None:
+        return layouts.make(name, layouts.find(folder))
+    cells, store = planned(name, words)
+    found = present(cells, store)
+    absent = len(cells) - len(found)
+    if absent and not partial:
+        words_ = " ".join(["lfpm-bench run -m", f"experiment={name}", *words])
+        raise BenchError(
+            f"{absent} of {len(cells)} cells of '{name}' have no record in {store.root}: "
+            f"run `{words_}`, or pass --partial"
+        )
+    return layouts.make(name, found, [_names(cell) for cell in cells])
+
+
+def tables(
+    name: str,
+    words: Sequence[str],
+    formats: Sequence[str],
+    folder: Path | None,
+    *,
+    partial: bool,
+) -> dict[str, str]:
+    """Format -> rendered text."""
+    made = table(name, words, folder, partial=partial)
+    return {form: layouts.render(made, form).rstrip("\n") for form in formats}
+
+
+def _names(cell: Cell) -> dict[str, Any]:
+    shown = ("suite", "attack", "merge", "defense")
+    return {**{name: cell.names[name] for name in shown}, "seed": cell.seed}

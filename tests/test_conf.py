@@ -1,0 +1,132 @@
+"""The config tree is tested: every option composes, builds and says no to nonsense."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from benchmark.cell import cell_from
+from benchmark.components import CONF, build, identity, locate, option, options
+from benchmark.config import plan
+from benchmark.errors import BenchError
+from benchmark.types import Grant
+
+COMPONENTS = ("backbone", "finetune", "dataset", "attack", "merge", "defense")
+ALL = [(group, name) for group in COMPONENTS for name in options(group)]
+METHODS = [(g, n) for g, n in ALL if g in ("attack", "merge", "defense")]
+
+
+def resolved(*words: str) -> dict:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = compose("run", list(words))
+        node = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items()}
+
+
+def node_of(group: str, name: str) -> dict:
+    if group == "dataset":
+        return option(group, name)
+    return resolved(f"{group}={name}")[group]
+
+
+def test_every_group_has_options():
+    assert all(options(group) for group in (*COMPONENTS, "suite", "experiment", "table"))
+
+
+@pytest.mark.parametrize(("group", "name"), ALL)
+def test_option_composes_and_builds(group, name):
+    part = build(node_of(group, name), group)
+    assert dataclasses.is_dataclass(part)
+    assert isinstance(type(part).version, int)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        part.anything = None
+
+
+@pytest.mark.parametrize(("group", "name"), ALL)
+def test_every_value_is_in_the_yaml(group, name):
+    cls = locate(option(group, name)["_target_"])
+    fields = {field.name for field in dataclasses.fields(cls) if field.init}
+    assert fields == option(group, name).keys() - {"_target_"}
+    defaults = [f.name for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING]
+    assert not defaults
+
+
+@pytest.mark.parametrize(("group", "name"), ALL)
+def test_unknown_keys_are_refused_in_one_sentence(group, name):
+    with pytest.raises(BenchError, match=rf"unknown key {group}\.nonsense") as caught:
+        build({**node_of(group, name), "nonsense": 1}, group)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("group", "name"), METHODS)
+def test_methods_declare_what_they_see_and_say_what_they_are(group, name):
+    part = build(node_of(group, name), group)
+    assert all(isinstance(grant, Grant) for grant in part.needs)
+    assert (type(part).__doc__ or "").strip()
+    assert identity(part)["values"].keys() == {f.name for f in dataclasses.fields(part)}
+
+
+def test_every_component_class_has_exactly_one_yaml():
+    targets = [option(group, name)["_target_"] for group, name in METHODS]
+    assert len(targets) == len(set(targets))
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_experiments_have_a_header_and_compose(name, tmp_path):
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    for word in ("# @package _global_", "# Reproduces:", "# Cost:", "# Command:"):
+        assert word in text, f"{name}.yaml lacks the header line {word}"
+    made = plan(["-m", f"experiment={name}", f"store={tmp_path}"])
+    assert made is not None
+    cells = [cell_from(config) for config in made.configs]
+    assert len({cell.key for cell in cells}) == len(cells) > 1
+
+
+def test_a_plan_is_kept_and_is_the_same(tmp_path):
+    words = ["-m", "merge=glob(*)", "seed=0,1", f"store={tmp_path}"]
+    first = plan(words)
+    assert list((tmp_path / "plans").iterdir())
+    second = plan(words)
+    assert first == second
+    assert first is not None
+    assert len(first.configs) == 2 * len(options("merge"))
+
+
+def test_pyproject_ships_every_yaml():
+    assert not list(CONF.rglob("*.yml"))
+    assert Path(CONF / "run.yaml").exists()
+
+
+BAD = {
+    "merge=tis": "unknown merge 'tis' (did you mean 'ties'?)",
+    "merg=ties": "unknown key merg (did you mean 'merge'?)",
+    "merge.scael=1": "unknown key merge.scael (did you mean 'merge.scale'?)",
+    "merge.scale=abc": "merge.scale='abc' is not valid",
+    "merge.scale=-1": "merge.scale=-1 is not valid",
+    "attack.target=99": "attack.target=99: task 'signs' has classes 0 to 11",
+    "attack.adversary=sings": "attack.adversary=sings is not among the merged tasks",
+    "suite.tasks=[signs]": "suite.tasks=['signs'] is not valid",
+    "suite.tasks=[signs,flgas]": "suite.tasks has no data set 'flgas' (did you mean 'flags'?)",
+    "seed=-1": "seed=-1 is not valid",
+    "seed=x": "seed='x' is not valid",
+    "merge=ties,task_arithmetic": "add -m",
+    "merge=[ties": "'merge=[ties' is not in Hydra's override grammar",
+    "backbone.weights=/nowhere.safetensors": "cannot be read",
+}
+
+
+def key_of_words(words: list[str]) -> str:
+    made = plan(words)
+    assert made is not None
+    return cell_from(made.configs[0]).key
+
+
+@pytest.mark.parametrize("word", BAD)
+def test_bad_words_die_early_in_one_sentence(word, tmp_path):
+    with pytest.raises(BenchError) as caught:
+        key_of_words([word, f"store={tmp_path}"])
+    assert BAD[word] in str(caught.value)
+    assert "\n" not in str(caught.value)
