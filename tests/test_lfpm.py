@@ -4,7 +4,6 @@ import copy
 from typing import Any
 
 import pytest
-import tiny
 import torch
 
 from benchmark.algebra import add, task_vector
@@ -21,6 +20,7 @@ from lfpm.partition import Partition, captured, fit
 from lfpm.path import at, count, nodes, path_gradient
 from lfpm.selection import Trial, choose
 from lfpm.sharpness import sharp_gradient
+from tests import tiny
 
 RULES = ["gauss_legendre", "uniform", "stratified", "random", "end"]
 KINDS = ["sample", "shift_first", "clean_first"]
