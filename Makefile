@@ -23,6 +23,7 @@ lint: $(READY)            ## format, lint, types, import contracts
 
 results: $(READY)         ## regenerate results/ (three seeds; computes what the store lacks)
 	$(BIN)/lfpm-bench demo seed=0,1,2 --out results/demo --adopt results/records
+	$(BIN)/python -m benchmark.readme
 
 # One step: exact versions with hashes, then this checkout itself. Skipped when nothing changed.
 $(READY): requirements.lock pyproject.toml

@@ -32,14 +32,18 @@ def check_same(base: StateDict, *others: tuple[str, StateDict]) -> None:
             non-finite tensors.
     """
     for owner, weights in (("the base", base), *others):
-        faults = list(_faults(base, weights))
-        if not faults:
-            continue
-        more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-        raise IncompatibleWeights(
-            f"{owner} cannot be merged: {', '.join(faults[:NAMED])}{more}; "
-            "every model must be a finite fine-tune of the same base"
-        )
+        if faults := first_faults(base, weights):
+            raise IncompatibleWeights(
+                f"{owner} cannot be merged: {faults}; "
+                "every model must be a finite fine-tune of the same base"
+            )
+
+
+def first_faults(base: StateDict, weights: StateDict) -> str:
+    """The first three tensors of `weights` that do not fit `base`, in words; "" if all do."""
+    faults = list(_faults(base, weights))
+    more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    return f"{', '.join(faults[:NAMED])}{more}"
 
 
 def _faults(base: StateDict, weights: StateDict) -> Iterator[str]:

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark import config, pipeline, records
+from benchmark import config, pipeline, records, tables
 from benchmark.cell import Cell, cell_from
 from benchmark.display import display
 from benchmark.errors import BenchError
+from benchmark.records import Record
 from benchmark.store import Store
 
 INTERRUPTED = 130
@@ -25,7 +26,20 @@ def run(words: Sequence[str]) -> int:
     if plan.runtime["stage"] == "pretrain":
         return _pretrain(cells[0], store, plan.runtime["launcher"])
     summary = pipeline.run(cells, store, plan.runtime["launcher"], display)
+    sys.stdout.write(numbers(summary.records))
     return report(summary, store)
+
+
+def numbers(found: Sequence[Record]) -> str:
+    """One line per row of the records that are done, for people: CA, ASR and its floor."""
+    lines = []
+    for row in tables.rows(found):
+        if row.stats:
+            ca, asr, floor = (row.mean(name) for name in ("ca", "asr", "asr_clean_merge"))
+            where = "/".join(row.names[name] for name in ("attack", "merge", "defense"))
+            where += f" ({row.variant})" if row.variant else ""
+            lines.append(f"{where}: CA {ca:.1f} %, ASR {asr:.1f} % (clean merge {floor:.1f} %)\n")
+    return "".join(lines)
 
 
 def report(summary: pipeline.Summary, store: Store) -> int:

@@ -14,6 +14,10 @@ class AccessDenied(BenchError):
     """A component reached for data that it did not declare."""
 
 
+class BadCheckpoint(BenchError):
+    """A weights file that is none, or not of this model: the whole run stops, not one cell."""
+
+
 class IncompatibleWeights(BenchError):
     """State dicts whose keys or shapes differ."""
 

@@ -20,8 +20,8 @@ from benchmark.types import StateDict, Threat, Trigger
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchmark.models.encoder import Encoder
     from benchmark.context import Progress
+    from benchmark.models.encoder import Encoder
 
 Hits = dict[str, "Tensor"]
 """Name -> (N,) bool, one entry per test image, in stored order."""

@@ -16,6 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from benchmark.errors import BadCheckpoint
 from benchmark.jobs import Job
 
 PRELOAD = ["benchmark.worker", "open_clip.model", "open_clip.tokenizer"]
@@ -72,7 +73,10 @@ class Executor:
         self.server.set_forkserver_preload(PRELOAD)
 
     def run(self, jobs: Mapping[str, Job], display: Display) -> Iterator[Outcome]:
-        """Run jobs in an order that respects `after`; yields each one's outcome as it ends."""
+        """Run jobs in an order that respects `after`; yields each one's outcome as it ends.
+
+        Raises BadCheckpoint, and stops everything, when a job finds the user's weights unusable.
+        """
         waiting, running = dict(jobs), {}
         try:
             while waiting or running:
@@ -146,6 +150,8 @@ def _outcome(one: _Running) -> Outcome:
         code = one.process.exitcode or 0
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return Outcome(one.job, "failed", f"its process died ({how})")
+    if one.last[0] == "bad_input":
+        raise BadCheckpoint(one.last[1])
     if one.last[0] == "done":
         return Outcome(one.job, "done")
     return Outcome(one.job, one.last[0], one.last[1])

@@ -15,7 +15,7 @@ import torch
 
 from benchmark.bench import Bench, Incompatible
 from benchmark.cell import cell_from
-from benchmark.errors import BenchError
+from benchmark.errors import BadCheckpoint, BenchError
 from benchmark.store import Store
 
 REPORT_EVERY = 0.2  # seconds between two progress messages
@@ -37,8 +37,8 @@ def work(
         root: the store's folder.
         log: file for warnings and tracebacks.
         options: threads, device, and `made`: the provenance to write beside artifacts.
-        pipe: where news goes, as tuples whose first word is progress, note, done, skipped or
-            failed; its other end closing means that nobody waits any more.
+        pipe: where news goes, as tuples whose first word is progress, note, done, skipped,
+            bad_input or failed; its other end closing means that nobody waits any more.
     """
     threading.Thread(target=_leave_when_orphaned, args=(pipe,), daemon=True).start()
     torch.set_num_threads(options["threads"])
@@ -56,6 +56,8 @@ def work(
         getattr(bench, call[0])(*call[1:])
     except Incompatible as reason:
         pipe.send(("skipped", str(reason)))
+    except BadCheckpoint as error:
+        pipe.send(("bad_input", str(error)))
     except Exception as error:
         logging.getLogger(__name__).error("%s", traceback.format_exc())
         kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "

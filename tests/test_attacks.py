@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import tiny
+from tests import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

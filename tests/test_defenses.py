@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import tiny
+from tests import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -221,6 +221,34 @@ def test_a_failing_cell_is_recorded_and_the_others_run(checkout, tmp_path):
     assert "1 of 2 cells done, 1 computed now" in again.stderr
 
 
+def test_a_checkpoint_that_does_not_fit_stops_the_run_and_names_three_tensors(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(ROOT / "benchmark/weights/mini.safetensors")
+    path = tmp_path / "w.safetensors"
+    names = sorted(name for name in state if name.startswith("visual."))
+    wrong = {name: value for name, value in state.items() if name not in names[:2]}
+    wrong[names[2]] = wrong[names[2]].flatten()[:3].clone()
+    save_file(wrong, path)
+    done = bench("run", *WORDS, f"backbone.weights={path}", store=tmp_path / "s")
+    assert done.returncode == 2
+    (line,) = [one for one in done.stderr.splitlines() if one.startswith("error:")]
+    assert f"backbone.weights={path} does not fit" in line
+    assert all(name in line for name in names[:3])
+    assert "Traceback" not in done.stderr
+    path.write_text("not weights")
+    done = bench("run", *WORDS, f"backbone.weights={path}", store=tmp_path / "s")
+    assert done.returncode == 2
+    assert "is not a safetensors file" in done.stderr
+
+
+def test_a_store_that_cannot_be_written_ends_with_2(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = bench("run", *WORDS, f"store={tmp_path / 'file'}", store=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: store={tmp_path / 'file'} cannot be written")
+
+
 def test_bad_input_ends_with_2_and_one_line(tmp_path):
     done = bench("run", "merge=tis", store=tmp_path)
     assert done.returncode == 2

@@ -1,0 +1,74 @@
+"""Every command and snippet of the README is run, and its table is the one that results/ gives."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import tables
+from benchmark.readme import END, START, block
+from tests.small import ATTACKS, ROOT, WORDS, bench
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for text in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for line in text.splitlines()
+    if line.strip()
+]
+CI = (ROOT / ".ci/run").read_text()
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 7
+
+
+@pytest.mark.parametrize("command", [one for one in COMMANDS if one.startswith("make")])
+def test_make_targets_are_run_by_ci(command):
+    assert command in CI
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.mark.parametrize("command", [one for one in COMMANDS if one.startswith("lfpm-bench")])
+def test_commands_run(command, store):
+    words = shlex.split(command)[1:]
+    if words[0] == "run" and "--cfg" not in words:
+        # The same command on a suite that takes seconds.
+        words += [*WORDS, *ATTACKS, "defense=none"] if "-m" not in words else [*WORDS, *ATTACKS]
+        words = ["seed=0" if word == "seed=0,1,2" else word for word in words]
+        words = [w for w in words if w != "experiment=attacks_defenses"]
+    done = bench(*words, store=store)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_python_snippet_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    names: dict = {"torch": torch}
+    exec(code, names)
+    assert names["merged"]["weight"].shape == (4,)
+
+
+def test_the_table_is_what_the_records_give():
+    shown = README[README.index(START) : README.index(END)]
+    made = tables.make("demo", tables.find(ROOT / "results/records"))
+    assert shown.strip() == block(made).strip()
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "json"])
+def test_results_are_what_the_records_give(form):
+    made = tables.make("demo", tables.find(ROOT / "results/records"))
+    assert (ROOT / f"results/demo/demo.{form}").read_text() == tables.render(made, form)
+
+
+def test_links_lead_somewhere():
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            if "://" not in link:
+                assert (path.parent / link).exists(), f"{path.name} links to {link}"
