@@ -1,11 +1,12 @@
-"""The embedded suite's data sets: deterministic, balanced, without near duplicates across splits."""
+"""The embedded suite's data sets: deterministic, balanced, no near duplicates across splits."""
 
 import numpy as np
 import pytest
-from benchmark.components import build, option
-from benchmark.data.generate import generate
 from pydantic import ValidationError
 from sklearn.neighbors import NearestNeighbors
+
+from benchmark.components import build, option
+from benchmark.data.generate import generate
 
 TASKS = tuple(option("suite", "mini")["tasks"])
 DRAWN = tuple(task for task in TASKS if task != "optdigits")
@@ -127,7 +128,19 @@ def test_optdigits_splits_are_disjoint():
     data = load("optdigits")
     rows = [set(data._indices(split)) for split in data.sizes]
     assert sum(map(len, rows)) == len(set().union(*rows)) == sum(data.sizes.values())
+    node = {**option("dataset", "optdigits"), "sizes": {"dev": 15}}
+    node.pop("_target_")
     with pytest.raises(ValueError, match="multiples of 10"):
-        load_raw = {**option("dataset", "optdigits"), "sizes": {"dev": 15}}
-        load_raw.pop("_target_")
-        type(data)(**load_raw)
+        type(data)(**node)
+
+
+def test_only_task_images_have_the_camera_pattern():
+    camera = {"amplitude": 30.0, "period": 8.0, "angle": 0.0, "phase": 0.0}
+    plain = load("flags", camera={**camera, "amplitude": 0.0})
+    marked = load("flags", camera=camera)
+    assert np.array_equal(plain("pretrain", 0, 9)[0], marked("pretrain", 0, 9)[0])
+    change = marked("dev", 0, 99)[0].astype(float) - plain("dev", 0, 99)[0]
+    rows = change.mean((0, 1, 3))
+    assert np.ptp(change.mean((0, 1, 2))) < 2
+    assert np.abs(rows[:8] - rows[8:16]).max() < 4
+    assert 30 < np.ptp(rows) <= 60

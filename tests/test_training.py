@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from benchmark.components import build, option
 from benchmark.models.backbone import image_tower
 from benchmark.models.heads import logits, zero_shot_head

@@ -18,6 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 
+from benchmark.components import component
+
 SIDE = 32
 """Side of a finished image in pixels."""
 DRAWN = 64
@@ -47,6 +49,32 @@ Hardness = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=
 """Interval that an image's hardness is drawn from."""
 
 
+@component
+class Camera:
+    """The fixed interference pattern of a task's camera, a sine grating laid over every image.
+
+    It is what makes the tasks differ from pre-training: each has its own, so that the repair that
+    one expert learns hardly touches the others. Pre-training images have none.
+    """
+
+    amplitude: Annotated[float, Field(ge=0, le=127)]
+    """Grey levels."""
+    period: Annotated[float, Field(ge=2, le=64)]
+    """Pixels of the finished image."""
+    angle: Annotated[float, Field(ge=0, lt=180)]
+    """Direction across the bars in degrees, counted from the vertical."""
+    phase: Annotated[float, Field(ge=0, lt=360)]
+    """Degrees at the upper left corner."""
+
+    def pattern(self) -> Pixels:
+        """What is added to every channel, (32,32) float32, in grey levels."""
+        rows, columns = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
+        angle = math.radians(self.angle)
+        distance = rows * math.cos(angle) + columns * math.sin(angle)
+        wave = np.sin(2 * math.pi * distance / self.period + math.radians(self.phase))
+        return (self.amplitude * wave).astype(np.float32)
+
+
 class Drawn(Protocol):
     """What `draw_split` reads of a drawn data set."""
 
@@ -73,6 +101,11 @@ class Drawn(Protocol):
     @property
     def hard(self) -> tuple[float, float]:
         """Hardness in the other splits."""
+        ...
+
+    @property
+    def camera(self) -> Camera:
+        """Pattern over the images of the other splits."""
         ...
 
 
@@ -109,6 +142,7 @@ def draw_split(
     """
     check_range(dataset.sizes, split, start, stop)
     low, high = dataset.easy if split == "pretrain" else dataset.hard
+    pattern = 0.0 if split == "pretrain" else dataset.camera.pattern()
     stream = (dataset.seed, zlib.crc32(task.encode()), SPLITS.index(split))
     classes = len(dataset.classnames)
     images = np.empty((stop - start, 3, SIDE, SIDE), np.uint8)
@@ -120,13 +154,15 @@ def draw_split(
         rng = np.random.default_rng((*stream, 1, index))
         hardness = rng.uniform(low, high)
         image = draw(dataset.classnames[label], rng, hardness)
-        images[row] = photograph(image, rng, hardness)
+        images[row] = photograph(image, rng, hardness, pattern)
         labels[row] = label
     return images, labels
 
 
-def photograph(image: Image.Image | Pixels, rng: np.random.Generator, hardness: float) -> Pixels:
-    """Shrinks a drawing to 32 x 32 and adds lighting and noise, the nuisance all tasks share.
+def photograph(
+    image: Image.Image | Pixels, rng: np.random.Generator, hardness: float, pattern: Pixels | float
+) -> Pixels:
+    """Shrinks a drawing to 32 x 32 and adds lighting, noise and the camera's pattern.
 
     Returns:
         (3,32,32) uint8.
@@ -137,7 +173,9 @@ def photograph(image: Image.Image | Pixels, rng: np.random.Generator, hardness: 
     gain = rng.uniform(1 - 0.4 * hardness, 1 + 0.1 * hardness)
     offset = rng.uniform(-20, 20) * hardness
     noise = rng.standard_normal(pixels.shape, np.float32) * (rng.uniform(0, 18) * hardness)
-    return np.clip(pixels * gain + offset + noise, 0, 255).astype(np.uint8).transpose(2, 0, 1)
+    return np.clip((pixels * gain + offset + noise).transpose(2, 0, 1) + pattern, 0, 255).astype(
+        np.uint8
+    )
 
 
 def colour(rng: np.random.Generator, low: int = 0, high: int = 255) -> Rgb:

@@ -12,13 +12,15 @@ from pydantic.dataclasses import dataclass
 
 from benchmark.data import canvas
 
+PLACED = (20, 26)
+"""Width and height of a digit in the image; the file has them stretched to a square."""
 HELD = ("test", "dev", "train")
 """Order in which the images of a class are dealt to the splits."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Optdigits:
-    """1,797 digits by 13 writers, 8 x 8 with 17 grey levels, enlarged to 32 x 32.
+    """1,797 digits by 13 writers, 8 x 8 in 17 grey levels, enlarged to 20 x 26 in a 32 x 32 frame.
 
     Every split holds the same number of images of each class; the few left over are not used. The
     splits are not separated by writer, because the file does not say who wrote what.
@@ -65,6 +67,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
     table = load_digits()
     small = np.clip(np.asarray(table.images) * 16, 0, 255).astype(np.uint8)
-    side = (canvas.SIDE, canvas.SIDE)
-    large = [Image.fromarray(image).resize(side, Image.Resampling.BICUBIC) for image in small]
-    return np.stack([np.asarray(image) for image in large]), np.asarray(table.target, np.int64)
+    large = [Image.fromarray(image).resize(PLACED, Image.Resampling.BICUBIC) for image in small]
+    margin = ((0, 0), *(((canvas.SIDE - side) // 2,) * 2 for side in (PLACED[1], PLACED[0])))
+    images = np.pad(np.stack([np.asarray(image) for image in large]), margin)
+    return images, np.asarray(table.target, np.int64)

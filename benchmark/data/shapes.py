@@ -40,6 +40,7 @@ class Shapes:
     seed: canvas.Seed
     easy: canvas.Hardness
     hard: canvas.Hardness
+    camera: canvas.Camera
 
     def __post_init__(self) -> None:
         """Refuses classes without a drawing."""

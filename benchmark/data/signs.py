@@ -54,6 +54,7 @@ class Signs:
     seed: canvas.Seed
     easy: canvas.Hardness
     hard: canvas.Hardness
+    camera: canvas.Camera
 
     def __post_init__(self) -> None:
         """Refuses classes without a drawing."""

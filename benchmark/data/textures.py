@@ -38,6 +38,7 @@ class Textures:
     seed: canvas.Seed
     easy: canvas.Hardness
     hard: canvas.Hardness
+    camera: canvas.Camera
 
     def __post_init__(self) -> None:
         """Refuses classes without a drawing."""

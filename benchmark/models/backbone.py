@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from benchmark.errors import BenchError
+from benchmark.errors import BadCheckpoint, BenchError
 from benchmark.store import file_sha256
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Backbone:
     pretrain: Pretraining | None
 
     def build(self, seed: int) -> CLIP:
-        """An open_clip model with weights drawn from `seed`; no global generator moves."""
+        """An open_clip model with weights drawn from `seed`, not from the global generator."""
         import torch
         from open_clip.model import CLIP
 
@@ -80,7 +80,7 @@ class Backbone:
         return Path(self.weights)
 
     def weights_sha256(self) -> str | None:
-        """Hex sha256 of the weights file: the base's part in every cache key; None if there is none.
+        """Hex sha256 of the weights file: the base's part in every cache key; None without one.
 
         Raises:
             BenchError: the file is not there.
@@ -96,18 +96,28 @@ class Backbone:
             ) from error
 
     def load(self) -> dict[str, Tensor]:
-        """Full CLIP state dict as float32, checked against the architecture."""
+        """Full CLIP state dict as float32, checked against the architecture.
+
+        Raises:
+            BadCheckpoint: not a safetensors file, or not of this model (names three tensors).
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        state = {name: value.float() for name, value in load_file(self.path()).items()}
-        expected = {name: value.shape for name, value in self.build(seed=0).state_dict().items()}
-        if wrong := sorted(expected.keys() ^ state.keys()):
-            raise ValueError(
-                f"{self.path()} does not fit the model: {wrong[0]} is on one side only"
+        from benchmark.algebra import first_faults
+
+        try:
+            state = {name: value.float() for name, value in load_file(self.path()).items()}
+        except (SafetensorError, OSError) as error:
+            raise BadCheckpoint(
+                f"backbone.weights={self.weights} is not a safetensors file ({error}); "
+                "give one, or null to pre-train"
+            ) from error
+        if faults := first_faults(self.build(seed=0).state_dict(), state):
+            raise BadCheckpoint(
+                f"backbone.weights={self.weights} does not fit backbone.model: {faults}; "
+                "give weights of this architecture"
             )
-        for name, shape in expected.items():
-            if state[name].shape != shape:
-                raise ValueError(f"{name} is {tuple(state[name].shape)}, not {tuple(shape)}")
         return state
 
 
