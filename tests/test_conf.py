@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from benchmark.cell import cell_from
 from benchmark.components import CONF, build, identity, locate, option, options
-from benchmark.config import plan
+from benchmark.config import plan, register_datasets
 from benchmark.errors import BenchError
 from benchmark.types import Grant
 
@@ -19,6 +19,7 @@ METHODS = [(g, n) for g, n in ALL if g in ("attack", "merge", "defense")]
 
 
 def resolved(*words: str) -> dict:
+    register_datasets()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("run", list(words))
         node = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
