@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +30,7 @@ from benchmark.errors import AccessDenied, BenchError
 from benchmark.models.heads import logits
 from benchmark.seeds import generator
 from benchmark.types import Compromise, Expert, Grant, Images, Trigger
+from tests import tiny
 
 BASE = tiny.base()
 ROLE = ("attack", "tested")

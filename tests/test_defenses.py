@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from benchmark.algebra import add, task_vector
 from benchmark.components import build, option
 from benchmark.errors import AccessDenied, BenchError
 from benchmark.types import Expert, Grant, Images, Model
+from tests import tiny
 
 BASE = tiny.base()
 EXPERTS = tiny.random_experts(BASE)

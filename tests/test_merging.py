@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from tests import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from benchmark import algebra
 from benchmark.components import build, option, options
 from benchmark.errors import BenchError, IncompatibleWeights
 from benchmark.types import Expert
+from tests import tiny
 
 # spec/merges_defences.md 4.1; results agree with mergekit and peft.
 VECTORS = torch.tensor(
