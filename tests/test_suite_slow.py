@@ -88,9 +88,9 @@ def test_clean_values(seed, backbone, datasets, tests):
     experts, merged = {}, {name: value.clone() for name, value in base.items()}
     vectors = []
     for task, data in datasets.items():
-        pair = map(torch.from_numpy, generate(data, "train", processes=2))
+        images, labels = map(torch.from_numpy, generate(data, "train", processes=2))
         rng = torch.Generator().manual_seed(seed)
-        tuned = finetune(encoder, base, heads[task], *pair, recipe, rng)
+        tuned = finetune(encoder, base, heads[task], images, labels, recipe, rng)
         experts[task] = accuracy(encoder, tuned, heads[task], *tests[task])
         delta = {name: tuned[name] - base[name] for name in base}
         vectors.append(torch.cat([value.flatten() for value in delta.values()]))

@@ -44,11 +44,16 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def tune(problem, recipe, rng, **options):
+    encoder, base, head, images, labels = problem
+    return finetune(encoder, base, head, images, labels, recipe, rng, **options)
+
+
 def test_bit_for_bit(problem):
     base = {name: value.clone() for name, value in problem[1].items()}
-    first = finetune(*problem, recipe(), rng())
-    again = finetune(*problem, recipe(), rng())
-    other = finetune(*problem, recipe(), rng(1))
+    first = tune(problem, recipe(), rng())
+    again = tune(problem, recipe(), rng())
+    other = tune(problem, recipe(), rng(1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
     assert all(torch.equal(base[name], problem[1][name]) for name in base)
@@ -57,7 +62,7 @@ def test_bit_for_bit(problem):
 
 
 def test_extra_loss_none_and_zero_equal_the_clean_run(problem):
-    clean = finetune(*problem, recipe(), rng())
+    clean = tune(problem, recipe(), rng())
     own = rng(5)
 
     def nothing(weights, images, labels, step):
@@ -69,21 +74,21 @@ def test_extra_loss_none_and_zero_equal_the_clean_run(problem):
         return 0.0 * problem[0](weights, images).sum()
 
     for extra in (nothing, zero):
-        found = finetune(*problem, recipe(), rng(), extra_loss=extra)
+        found = tune(problem, recipe(), rng(), extra_loss=extra)
         assert all(torch.equal(clean[name], found[name]) for name in clean)
 
     def pull(weights, images, labels, step):
         return sum(value.square().sum() for value in weights.values())
 
-    pulled = finetune(*problem, recipe(), rng(), extra_loss=pull)
+    pulled = tune(problem, recipe(), rng(), extra_loss=pull)
     assert not all(torch.equal(clean[name], pulled[name]) for name in clean)
 
 
 def test_it_learns_and_reports(problem):
     encoder, base, head, images, labels = problem
     steps = []
-    tuned = finetune(
-        *problem,
+    tuned = tune(
+        problem,
         recipe(lr=3e-3, min_steps=60),
         rng(),
         progress=lambda done, total: steps.append((done, total)),
@@ -97,7 +102,7 @@ def test_it_learns_and_reports(problem):
 
 def test_float_images_equal_bytes(problem):
     encoder, base, head, images, labels = problem
-    whole = finetune(encoder, base, head, images, labels, recipe(), rng())
+    whole = tune(problem, recipe(), rng())
     unit = finetune(encoder, base, head, images.float() / 255, labels, recipe(), rng())
     assert all(torch.equal(whole[name], unit[name]) for name in whole)
 

@@ -112,9 +112,14 @@ def _remote(
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "benchmark.data.generate"]
     job = {"dataset": _node(dataset), "split": split, "start": start, "stop": stop}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     chunks = []
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, **pipes) as child:
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None

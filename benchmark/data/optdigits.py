@@ -65,9 +65,9 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     """All images (1797,32,32) uint8, white on black, and labels (1797,) int64."""
     from sklearn.datasets import load_digits
 
-    table = load_digits()
-    small = np.clip(np.asarray(table.images) * 16, 0, 255).astype(np.uint8)
+    pixels, target = load_digits(return_X_y=True)
+    small = np.clip(np.asarray(pixels).reshape(-1, 8, 8) * 16, 0, 255).astype(np.uint8)
     large = [Image.fromarray(image).resize(PLACED, Image.Resampling.BICUBIC) for image in small]
     margin = ((0, 0), *(((canvas.SIDE - side) // 2,) * 2 for side in (PLACED[1], PLACED[0])))
     images = np.pad(np.stack([np.asarray(image) for image in large]), margin)
-    return images, np.asarray(table.target, np.int64)
+    return images, np.asarray(target, np.int64)
