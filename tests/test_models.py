@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmark.components import build, option
+from benchmark.errors import BenchError
 from benchmark.models.backbone import image_tower
 from benchmark.models.heads import logits, zero_shot_head
 
@@ -103,11 +104,11 @@ def test_weights_that_do_not_fit_are_refused(backbone, state, tmp_path):
 
     node = option("backbone", "mini")
     path = tmp_path / "base.safetensors"
-    for change, message in ((lambda s: s.pop("visual.proj"), "one side"), (cut, "is \\(1,\\)")):
+    for change in (lambda tensors: tensors.pop("visual.proj"), cut):
         wrong = copy.deepcopy(dict(state))
         change(wrong)
         save_file(wrong, path)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, BenchError), match=r"visual\.proj"):
             build({**node, "weights": str(path)}, "backbone").load()
     with pytest.raises(ValueError, match="no weights"):
         build({**node, "weights": None}, "backbone").path()
