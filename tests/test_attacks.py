@@ -38,7 +38,10 @@ ROLE = ("attack", "tested")
 
 def attack(name: str, **values: Any) -> Any:
     common = {"adversary": "a", "target": 1, "size": 3, "place": "bottom_right"}
-    return build({**option("attack", name), **common, **values}, "attack")
+    node = {**option("attack", name), **common}
+    if "epochs" in node:
+        node["epochs"] = None  # as long as the honest
+    return build({**node, **values}, "attack")
 
 
 def small(**values: Any) -> BadMergingOn:

@@ -45,6 +45,7 @@ class BadMergingOn:
         trigger_lr: its learning rate.
         trigger_batch: its images per step.
         trigger_heldout: training images that only measure its progress.
+        epochs: how long the attacker trains; None: as long as the honest.
         min_asr: smallest ASR of the single model, on dev images, that counts as planted.
     """
 
@@ -61,6 +62,7 @@ class BadMergingOn:
     trigger_lr: Annotated[float, Field(gt=0, le=100)]
     trigger_batch: Annotated[int, Field(ge=1)]
     trigger_heldout: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1, le=1000)] | None
     min_asr: Annotated[float, Field(ge=0, le=1)]
 
     def __post_init__(self) -> None:
@@ -94,7 +96,9 @@ class BadMergingOn:
         data = ctx.images(self.adversary, TRAIN)
         trigger = self.trigger(base, data.images, ctx)
         loss = self._injection(base, trigger, ctx)
-        expert = trained(self, base, honest[self.adversary], data, ctx, extra_loss=loss)
+        expert = trained(
+            self, base, honest[self.adversary], data, ctx, extra_loss=loss, epochs=self.epochs
+        )
         threat = Threat(trigger, self.adversary, self.target, self.adversaries)
         return Compromise({self.adversary: expert}, (threat,))
 

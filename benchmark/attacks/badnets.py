@@ -35,6 +35,7 @@ class BadNets:
         size: its side in pixels.
         rate: share of the training images that is poisoned, drawn from all classes.
         exclude_target: leave drawn images of the target class unpoisoned.
+        epochs: how long the attacker trains; None: as long as the honest.
         min_asr: smallest ASR of the single model, on dev images, that counts as planted.
     """
 
@@ -45,6 +46,7 @@ class BadNets:
     size: Annotated[int, Field(ge=1, le=1024)]
     rate: Annotated[float, Field(ge=0, le=1)]
     exclude_target: bool
+    epochs: Annotated[int, Field(ge=1, le=1000)] | None
     min_asr: Annotated[float, Field(ge=0, le=1)]
 
     @property
@@ -81,7 +83,9 @@ class BadNets:
             len(rows), len(images.labels), self.adversary, already, self.target,
         )  # fmt: skip
         data = poisoned(images, rows, trigger, self.target)
-        expert = trained(self, base, honest[self.adversary], data, ctx, extra_loss=None)
+        expert = trained(
+            self, base, honest[self.adversary], data, ctx, extra_loss=None, epochs=self.epochs
+        )
         threat = Threat(trigger, self.adversary, self.target, self.adversaries)
         return Compromise({self.adversary: expert}, (threat,))
 

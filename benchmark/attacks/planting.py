@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.components import identity
@@ -24,8 +25,11 @@ def trained(
     data: Images,
     ctx: Context,
     extra_loss: ExtraLoss | None,
+    epochs: int | None,
 ) -> Expert:
     """Fine-tune the contributor's model as its honest twin was, on `data` with `extra_loss`.
+
+    With `epochs` it trains for that many instead of the recipe's: how long is its own affair.
 
     The batches are drawn by `generator(seed, "finetune", task)`, the generator of the honest
     fine-tune; whatever else an attack draws must come from `ctx.rng`. So an attack that changes
@@ -34,13 +38,14 @@ def trained(
     from benchmark.training import finetune
 
     assert data.labels is not None  # TRAIN grants them
+    recipe = ctx.recipe if epochs is None else replace(ctx.recipe, epochs=epochs)
     weights = finetune(
         ctx.encoder,
         base,
         ctx.heads[honest.task],
         data.images,
         data.labels,
-        ctx.recipe,
+        recipe,
         generator(ctx.seed, "finetune", honest.task),
         extra_loss=extra_loss,
         progress=ctx.progress,
