@@ -71,8 +71,8 @@ def per_step(method: Lfpm, tasks: int) -> float:
 
 
 def selection(method: Lfpm, tasks: int, held_out: int) -> float:
-    """Passes of choosing lambda_a if the whole grid is walked."""
+    """Passes of choosing lambda_a if the whole grid is walked; the undefended model comes first."""
     rule = method.selection
     images = min(held_out, tasks * rule.images)
     each = tasks * rule.probe.batch * rule.steps + 3 * FORWARD * images
-    return len(rule.grid) * each
+    return (1 + len(rule.grid)) * each

@@ -151,15 +151,17 @@ class Descent:
 class Selection:
     """How lambda_a is chosen without trigger, labels or test images (C11): [ours].
 
-    The smallest of `grid` that keeps both bounds on the held-out images; if none does, the largest
-    that keeps the agreement; if none keeps that either, the smallest of the grid.
+    The smallest of `grid` at which fresh probes flip at most `flips` times the share of predictions
+    that they flip on the undefended model, while `agreement` is kept. If none does: the largest
+    that keeps the agreement; if none keeps that either: the smallest of the grid.
 
     Attributes:
         grid: candidates, rising.
         probe: prompts mined anew against theta_m + lambda_a tau_a.
         steps: of their ascent.
         images: held-out images per task, at most.
-        flips: largest flip rate under fresh prompts (less the same with shuffled pixels).
+        flips: largest flip rate under fresh prompts (less the same with shuffled pixels), as a
+            share of the undefended model's.
         agreement: least share of clean predictions equal to the undefended model's.
     """
 

@@ -34,26 +34,30 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen lambda_a, whether both bounds held, and every trial made."""
+    """The chosen lambda_a, whether both bounds held, the undefended model, and every trial made."""
 
     scale: float
     met: bool
+    undefended: Trial
     trials: tuple[Trial, ...]
 
     def summary(self) -> dict[str, object]:
         """As plain JSON."""
-        return {"met": self.met, "trials": [asdict(trial) for trial in self.trials]}
+        tried = (self.undefended, *self.trials)
+        return {"met": self.met, "trials": [asdict(trial) for trial in tried]}
 
 
 def choose(rule: Selection, tried: Callable[[float], Trial]) -> Choice:
     """Walk the grid upwards until both bounds hold; see `Selection` for the way out."""
     trials: list[Trial] = []
+    undefended = tried(0.0)
+    bound = rule.flips * max(undefended.flips, 0.0)
     for scale in rule.grid:
         trials.append(tried(scale))
-        if trials[-1].flips <= rule.flips and trials[-1].agreement >= rule.agreement:
-            return Choice(scale, True, tuple(trials))
+        if trials[-1].flips <= bound and trials[-1].agreement >= rule.agreement:
+            return Choice(scale, True, undefended, tuple(trials))
     agreeing = [trial.scale for trial in trials if trial.agreement >= rule.agreement]
-    return Choice(max(agreeing, default=rule.grid[0]), False, tuple(trials))
+    return Choice(max(agreeing, default=rule.grid[0]), False, undefended, tuple(trials))
 
 
 def trial(

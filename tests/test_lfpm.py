@@ -249,20 +249,22 @@ def test_nothing_is_lost_at_the_merged_model():
 @pytest.mark.parametrize(
     ("flips", "agreement", "chosen", "met"),
     [
-        ([0.3, 0.04, 0.0], [1.0, 0.99, 0.9], 0.6, True),
-        ([0.3, 0.2, 0.1], [1.0, 0.98, 0.9], 0.6, False),
+        ([0.3, 0.2, 0.0], [1.0, 0.99, 0.9], 0.6, True),
+        ([0.3, 0.3, 0.1], [1.0, 0.98, 0.9], 0.6, False),
         ([0.3, 0.2, 0.1], [0.9, 0.8, 0.7], 0.5, False),
+        ([-0.1, 0.2, 0.1], [1.0, 0.98, 0.9], 0.5, True),
     ],
 )
 def test_rule_for_lambda(flips, agreement, chosen, met):
     rule = lfpm(
         **{
             "selection.grid": [0.5, 0.6, 0.7],
-            "selection.flips": 0.05,
+            "selection.flips": 0.5,
             "selection.agreement": 0.97,
         }
     ).selection
     table = dict(zip(rule.grid, zip(flips, agreement, strict=True), strict=True))
+    table[0.0] = (0.4, 1.0)
     choice = choose(rule, lambda scale: Trial(scale, *table[scale]))
     assert (choice.scale, choice.met) == (chosen, met)
 
@@ -333,7 +335,7 @@ def test_pass_budget_is_used_and_never_exceeded(changes):
     assert spent <= method.passes
     assert model.info["steps"] >= 1
     assert cost(method, model.info["steps"] + 1, 3, 24, 12) > method.passes
-    untouched = len(method.selection.grid) - len(model.info["selection"]["trials"])
+    untouched = 1 + len(method.selection.grid) - len(model.info["selection"]["trials"])
     if not untouched:
         assert spent == pytest.approx(cost(method, model.info["steps"], 3, 24, 12))
 

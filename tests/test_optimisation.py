@@ -153,3 +153,11 @@ def test_displacement_has_length_rho():
 def test_impossible_pools_are_refused(wrong):
     with pytest.raises(Exception, match="prompts"):
         prompts(**wrong)
+
+
+@pytest.mark.parametrize(("patches", "side", "share"), [(16, 8, 1.0), (9, 10, 900 / 1024)])
+def test_patches_leave_no_place_out(patches, side, share):
+    chosen = prompts(frames=0, fulls=0, patches=patches, patch_size=[side, side])
+    pool = new_pool(chosen, 1, 32, generator("tiles"))
+    assert pool.masks.sum(0).max() == 1  # cells do not overlap
+    assert pool.masks.mean(0).sum() * patches / 1024 == pytest.approx(share)

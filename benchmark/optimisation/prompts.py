@@ -5,7 +5,9 @@ A prompt lives in pixel space [0,1], before normalisation, like the triggers it 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -81,7 +83,7 @@ def new_pool(
         rng: draws start values, sizes and places, on the CPU.
         device: where the pool then lives.
     """
-    kinds = _kinds(settings) * tasks
+    kinds = [kind for _ in range(tasks) for kind in _kinds(settings, rng)]
     drawn = [_member(kind, settings, size, rng) for kind in kinds]
     masks = torch.stack([mask for mask, _, _ in drawn])
     pasted, high = (
@@ -104,12 +106,24 @@ def new_pool(
     )
 
 
-def _kinds(settings: Prompts) -> list[str]:
-    return ["frame"] * settings.frames + ["full"] * settings.fulls + ["patch"] * settings.patches
+Kind: TypeAlias = "str | tuple[int, int]"
+"""Of a member: "frame", "full", or the cell (row, column) that a patch lies in."""
+
+
+def _kinds(settings: Prompts, rng: torch.Generator) -> list[Kind]:
+    """One task's members; patches go to cells of a grid, so that no place is left out for long."""
+    side = _grid(settings)
+    cells = [divmod(int(cell), side) for cell in torch.randperm(side * side, generator=rng)]
+    return ["frame"] * settings.frames + ["full"] * settings.fulls + cells[: settings.patches]
+
+
+def _grid(settings: Prompts) -> int:
+    """Cells per side of the image: the fewest that give every patch a cell of its own."""
+    return math.isqrt(max(settings.patches - 1, 0)) + 1
 
 
 def _member(
-    kind: str, settings: Prompts, size: int, rng: torch.Generator
+    kind: Kind, settings: Prompts, size: int, rng: torch.Generator
 ) -> tuple[Tensor, float, float]:
     """Mask (1,H,W), whether it replaces pixels (1 or 0), and the largest value."""
     mask = torch.zeros(1, size, size)
@@ -120,11 +134,19 @@ def _member(
         mask = mask + 1
         mask[:, width : size - width, width : size - width] = 0
         return mask, 0.0, 1.0
+    assert not isinstance(kind, str)
     smallest, largest = (min(side, size) for side in settings.patch_size)
-    side = _whole(smallest, largest, rng)
-    top, left = _whole(0, size - side, rng), _whole(0, size - side, rng)
+    side, cells = _whole(smallest, largest, rng), _grid(settings)
+    top, left = (_start(cell, cells, side, size, rng) for cell in kind)
     mask[:, top : top + side, left : left + side] = 1
     return mask, 1.0, 1.0
+
+
+def _start(cell: int, cells: int, side: int, size: int, rng: torch.Generator) -> int:
+    """Where a square starts along one axis: anywhere in its cell if it fits, else around it."""
+    low, high = cell * size // cells, (cell + 1) * size // cells - side
+    start = _whole(min(low, high), max(low, high), rng)
+    return min(max(start, 0), size - side)
 
 
 def _whole(low: int, high: int, rng: torch.Generator) -> int:

@@ -22,7 +22,8 @@ class Prompts:
         frames: members that add to a border and clip to valid pixels (Bahng et al. 2022, there
             without clipping).
         fulls: members that add to the whole image within an L-infinity ball.
-        patches: members that replace a small square; each has a size and place of its own.
+        patches: members that replace a small square; each has a size of its own and a place in a
+            cell of its own, of a grid over the image.
         frame_width: of the border, in pixels (30 of 224 in Bahng et al.).
         bound: radius of the ball of `fulls`, in units of the pixel range [0,1].
         patch_size: smallest and largest side of the squares, in pixels.
