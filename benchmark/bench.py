@@ -262,15 +262,19 @@ class Bench:
             raise BenchError("per-task adapters are not evaluated yet; use a merge without them")
         return model.encoder
 
+    def _test(self, task: str) -> TestSet:
+        """The victim's whole test set; of other tasks as much as the suite measures."""
+        whole = task == self.cell.attack.victim[0]
+        images, labels = self.split(task, "test")
+        count = len(images) if whole else self.cell.suite.clean_images
+        return TestSet(images[:count], labels[:count], self.head(task))
+
     def evaluation(self, subject: str) -> None:
         """Measure a subject on the test images; counts go to the artifact's info."""
 
         def make() -> Artifact:
             weights, threats = self.weights(subject), self.compromise().threats
-            tests = {
-                task: TestSet(*self.split(task, "test"), self.head(task))
-                for task in self.cell.evaluated_tasks(subject)
-            }
+            tests = {task: self._test(task) for task in self.cell.evaluated_tasks(subject)}
             counts, hits = evaluate(
                 self.encoder,
                 weights,

@@ -172,7 +172,10 @@ class Cell:
             "threats": key_of(*self.compromise()),
             "heads": {task: key_of(*self.head(task)) for task in tasks},
             "test": {task: key_of(*self.data(task, "test")) for task in tasks},
-            "settings": {"flip_images": self.suite.flip_images},
+            "settings": {
+                "flip_images": self.suite.flip_images,
+                "clean_images": self.suite.clean_images,
+            },
         }
         return "evaluation", 1, inputs
 

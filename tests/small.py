@@ -10,6 +10,7 @@ TASKS = ("signs", "flags", "faces")
 WORDS = [
     "suite.tasks=[signs,flags,faces]",
     "suite.flip_images=8",
+    "suite.clean_images=24",
     *(
         f"dataset.{task}.sizes.{split}={size}"
         for task in TASKS
