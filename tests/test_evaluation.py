@@ -1,4 +1,4 @@
-"""Counts are what their definitions say, on a real (tiny) tower and on predictors known by heart."""
+"""Counts are what their definitions say, on a tiny real tower and on known predictors."""
 
 import numpy as np
 import pytest

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_records import record
 
 from benchmark.errors import BenchError
 from benchmark.records import (
@@ -23,6 +22,7 @@ from benchmark.records import (
     to_json,
     write,
 )
+from tests.made_records import record
 
 words = st.text(max_size=8)
 counts = st.integers(0, 10**6).flatmap(

@@ -8,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from made_records import demo, record
 
 from benchmark.report import Page, controls, render_report, write_report
 from benchmark.scatter import scatter
 from benchmark.tables import make, rows
+from tests.made_records import demo, record
 
 PICTURE = np.zeros((8, 8, 3), dtype=np.uint8)
 

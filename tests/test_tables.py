@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_records import CONTROLS, FLOOR, demo, evaluation, record
 
 from benchmark import components
 from benchmark.errors import BenchError
@@ -30,6 +29,7 @@ from benchmark.tables import (
 )
 from benchmark.tables.rows import Row
 from benchmark.tables.stats import Measure, combine, over_seeds, wilson
+from tests.made_records import CONTROLS, FLOOR, demo, evaluation, record
 
 GOLDEN = Path(__file__).parent / "golden"
 
