@@ -14,8 +14,10 @@ WORDS = [
     *(
         f"dataset.{task}.sizes.{split}={size}"
         for task in TASKS
-        for split, size in (("train", 48), ("dev", 24), ("test", 36))
+        for split, size in (("pretrain", 24), ("train", 48), ("dev", 24), ("test", 36))
     ),
+    "backbone.pretrain.epochs=1",
+    "backbone.pretrain.batch=16",
     "finetune.epochs=1",
     "finetune.min_steps=3",
     "finetune.batch=16",

@@ -243,6 +243,27 @@ def test_a_checkpoint_that_does_not_fit_stops_the_run_and_names_three_tensors(tm
     assert "is not a safetensors file" in done.stderr
 
 
+def test_pretraining_is_a_stage(tmp_path):
+    words = [*WORDS, "stage=pretrain"]
+    refused = bench("run", *words, store=tmp_path)
+    assert refused.returncode == 2
+    assert "add backbone.weights=null" in refused.stderr
+    done = bench("run", *words, "backbone.weights=null", store=tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stderr.split("pre-trained weights: ")[1].strip())
+    made = path.stat().st_mtime_ns
+    again = bench("run", *words, "backbone.weights=null", store=tmp_path)
+    assert again.returncode == 0
+    assert path.stat().st_mtime_ns == made
+    from benchmark.components import build
+    from benchmark.models.backbone import Backbone
+    from tests.test_conf import node_of
+
+    backbone = build({**node_of("backbone", "mini"), "weights": str(path)}, "backbone")
+    assert isinstance(backbone, Backbone)
+    assert backbone.load()["visual.proj"].shape == (192, 128)
+
+
 def test_a_store_that_cannot_be_written_ends_with_2(tmp_path):
     (tmp_path / "file").write_text("")
     done = bench("run", *WORDS, f"store={tmp_path / 'file'}", store=tmp_path)

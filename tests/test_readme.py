@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmark import tables
 from benchmark.readme import END, START, block
@@ -50,7 +49,7 @@ def test_commands_run(command, store):
 
 def test_python_snippet_runs():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    names: dict = {"torch": torch}
+    names: dict = {}
     exec(code, names)
     assert names["merged"]["weight"].shape == (4,)
 
@@ -65,6 +64,14 @@ def test_the_table_is_what_the_records_give():
 def test_results_are_what_the_records_give(form):
     made = tables.make("demo", tables.find(ROOT / "results/records"))
     assert (ROOT / f"results/demo/demo.{form}").read_text() == tables.render(made, form)
+
+
+def test_the_property_table_is_that_of_the_docs():
+    docs = (ROOT / "docs/mini_suite.md").read_text()
+    start = README.index("| property | mini |")
+    rows = README[start : README.index("\n\n", start)]
+    assert rows in docs
+    assert rows.count("\n") > 6
 
 
 def test_links_lead_somewhere():
