@@ -10,7 +10,7 @@ demo: $(READY)            ## the embedded experiment: table, csv and HTML report
 	$(BIN)/lfpm-bench demo
 
 test: $(READY)            ## the whole fast suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)       ## minutes to an hour: re-create the weights, other seeds, kill and restart
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 5400

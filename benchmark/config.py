@@ -27,6 +27,7 @@ from benchmark.store import canonical, write_atomic
 RUNTIME = ("store", "launcher", "stage", "budget", "experiment")
 """Top-level keys that say how or where, not what; budget reaches components by interpolation."""
 GROUPS = ("suite", "backbone", "finetune", "attack", "merge", "defense")
+PLAN_VERSION = 1  # raised when what a plan holds changes
 DEFAULT_STORE = ".lfpm-bench"
 
 
@@ -67,7 +68,8 @@ def plan(argv: Sequence[str]) -> Plan | None:
 def _cache_path(argv: Sequence[str]) -> Path:
     chosen = [word.removeprefix("store=") for word in argv if word.startswith("store=")]
     root = Path(chosen[-1] if chosen else os.environ.get("LFPM_BENCH_STORE", DEFAULT_STORE))
-    digest = hashlib.sha256(canonical([os.environ.get("LFPM_BENCH_STORE"), *argv]).encode())
+    asked = [PLAN_VERSION, os.environ.get("LFPM_BENCH_STORE"), *argv]
+    digest = hashlib.sha256(canonical(asked).encode())
     for path in sorted(CONF.rglob("*.yaml")):
         digest.update(str(path.relative_to(CONF)).encode())
         digest.update(path.read_bytes())

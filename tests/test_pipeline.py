@@ -157,11 +157,12 @@ class Newcomer:
     \"\"\"Returns the base.\"\"\"
     version: ClassVar[int] = 1
     fail: bool
+    refuse: bool
     @property
     def needs(self):
         return ()
     def accepts(self, experts):
-        return None
+        return "it refuses these experts" if self.refuse else None
     def __call__(self, base, experts, ctx):
         if self.fail:
             raise RuntimeError("it was told to fail")
@@ -184,7 +185,9 @@ def checkout(tmp_path_factory) -> Path:
     folder, code = NEW["merge"]
     (root / folder / "newcomer.py").write_text(code)
     target = f"{folder.replace('/', '.')}.newcomer.Newcomer"
-    (root / "conf/merge/newcomer.yaml").write_text(f"_target_: {target}\nfail: false\n")
+    (root / "conf/merge/newcomer.yaml").write_text(
+        f"_target_: {target}\nfail: false\nrefuse: false\n"
+    )
     return root
 
 
@@ -220,6 +223,25 @@ def test_a_failing_cell_is_recorded_and_the_others_run(checkout, tmp_path):
     # A failure is tried again; what is done is not.
     again = bench("run", *sweep, *WORDS, *ATTACKS, store=tmp_path, root=checkout)
     assert "1 of 2 cells done, 1 computed now" in again.stderr
+
+
+def test_an_incompatible_pair_is_skipped_with_its_reason(checkout, tmp_path):
+    words = ["attack=badnets", "merge=newcomer", "merge.refuse=true", "defense=none"]
+    done = bench("run", *words, *WORDS, *ATTACKS, store=tmp_path, root=checkout)
+    assert done.returncode == 0, done.stderr
+    (record,) = read(tmp_path).values()
+    assert (record.status, record.reason) == ("skipped", "it refuses these experts")
+    assert record.main is None
+
+
+def test_an_attack_that_did_not_take_is_said_so_and_not_retried(store):
+    words = ["attack=badnets", "attack.min_asr=1", "merge=ties", "defense=none"]
+    done = bench("run", *words, *WORDS, store=store)
+    assert done.returncode == 0, done.stderr
+    (record,) = (r for r in read(store).values() if r.status == "not_implanted")
+    assert "below min_asr=1" in (record.reason or "")
+    again = bench("run", *words, *WORDS, store=store)
+    assert "0 of 1 cells done, 0 computed now" in again.stderr
 
 
 def test_a_checkpoint_that_does_not_fit_stops_the_run_and_names_three_tensors(tmp_path):
