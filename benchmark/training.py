@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
+from benchmark.components import component
 from benchmark.models.heads import logits
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     """(weights, images (B,3,S,S) in [0,1], labels (B,), step) -> a scalar to add, or None."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Recipe:
     """AdamW with a linear warm-up and a cosine decay to zero."""
 

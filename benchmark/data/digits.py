@@ -6,15 +6,14 @@ from typing import ClassVar
 
 import numpy as np
 from PIL import Image
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
+from benchmark.components import component
 from benchmark.data import canvas
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Digits:
     """The ten digits in seven faces, any two contrasting colours."""
 

@@ -6,9 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
+from benchmark.components import component
 from benchmark.data import canvas
 from benchmark.data.canvas import Rgb
 from benchmark.data.shapes import Point, disc
@@ -17,7 +16,7 @@ FACES = ("happy", "sad", "angry", "surprised", "sleepy", "winking")
 INK: Rgb = (15, 15, 15)
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Faces:
     """Six expressions of a round yellow face."""
 

@@ -6,9 +6,8 @@ import math
 from typing import ClassVar
 
 import numpy as np
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
+from benchmark.components import component
 from benchmark.data import canvas
 from benchmark.data.canvas import COLUMNS, DRAWN, ROWS, Pixels
 
@@ -34,7 +33,7 @@ FLAGS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Flags:
     """Ten flags, named by their colours from left to right."""
 

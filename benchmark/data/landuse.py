@@ -6,9 +6,8 @@ import math
 from typing import ClassVar
 
 import numpy as np
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
+from benchmark.components import component
 from benchmark.data import canvas
 from benchmark.data.canvas import COLUMNS, DRAWN, ROWS, Pixels, Rgb
 
@@ -25,7 +24,7 @@ PALETTES: dict[str, tuple[Rgb, ...]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Landuse:
     """Eight kinds of ground cover, in any direction."""
 

@@ -7,15 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 from PIL import Image
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
+from benchmark.components import component
 from benchmark.data import canvas
 
 LETTERS = tuple(string.ascii_uppercase)
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Letters:
     """Capital letters in seven faces, any two contrasting colours."""
 

@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 from PIL import Image
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
+from benchmark.components import component
 from benchmark.data import canvas
 
 PLACED = (20, 26)
@@ -18,7 +17,7 @@ HELD = ("test", "dev", "train")
 """Order in which the images of a class are dealt to the splits."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Optdigits:
     """1,797 digits by 13 writers, 8 x 8 in 17 grey levels, enlarged to 20 x 26 in a 32 x 32 frame.
 

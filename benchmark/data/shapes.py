@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
+from benchmark.components import component
 from benchmark.data import canvas
 from benchmark.data.canvas import Rgb, polygon
 
@@ -29,7 +28,7 @@ SHAPES = (
 CORNERS = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6, "star": 5}
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Shapes:
     """Ten shapes of random colour, size and place."""
 

@@ -7,9 +7,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
+from benchmark.components import component
 from benchmark.data import canvas
 from benchmark.data.canvas import Rgb
 from benchmark.data.shapes import outline
@@ -43,7 +42,7 @@ SIGNS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Signs:
     """Twelve signs before a plain background."""
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
+from benchmark.components import component
 from benchmark.data import canvas
 from benchmark.data.canvas import COLUMNS, DRAWN, ROWS, Pixels
 
@@ -27,7 +26,7 @@ TEXTURES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Textures:
     """Ten regular or cloudy patterns of two contrasting colours."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
+from benchmark.components import component
 from benchmark.errors import BadCheckpoint, BenchError
 from benchmark.store import file_sha256
 
@@ -23,7 +23,7 @@ Channels = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Pretraining:
     """How base weights are made from captioned images, see `benchmark.pretraining.pretrain`."""
 
@@ -40,7 +40,7 @@ class Pretraining:
     """Fixed scale of the cosine similarities; open_clip learns it."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@component
 class Backbone:
     """An open_clip model and its base weights."""
 
