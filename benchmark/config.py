@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from benchmark import sweep
 from benchmark.components import CONF, option, options
 from benchmark.errors import BenchError, nearest
 from benchmark.store import canonical, write_atomic
@@ -54,7 +55,7 @@ def plan(argv: Sequence[str]) -> Plan | None:
     if cached.exists():
         body = json.loads(cached.read_text())
         return Plan(body["configs"], body["runtime"])
-    jobs = _compose(argv)
+    jobs = _expand(argv) or _compose(argv)
     if not jobs:
         return None
     distinct = {canonical(job["config"]): job["config"] for job in jobs}
@@ -74,6 +75,57 @@ def _cache_path(argv: Sequence[str]) -> Path:
         digest.update(str(path.relative_to(CONF)).encode())
         digest.update(path.read_bytes())
     return root.expanduser() / "plans" / f"{digest.hexdigest()[:32]}.json"
+
+
+def _expand(argv: Sequence[str]) -> list[dict[str, Any]] | None:
+    """The jobs of a plain sweep from one composition, or None where Hydra has to do it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    words = [word for word in argv if word not in ("-m", "--multirun")]
+    if len(words) == len(argv) or any(word.startswith(("-", "+", "~", "hydra")) for word in words):
+        return None
+    register_datasets()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            parsed = OverridesParser.create().parse_overrides(words)
+            fixed = [one for one in parsed if not one.is_sweep_override()]
+            base = compose("run", [str(one.input_line) for one in fixed], return_hydra_config=True)
+            loader = GlobalHydra.instance().config_loader()
+            params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
+            parser = OverridesParser.create(config_loader=loader)
+            every = parser.parse_overrides([*params, *words])
+            axes = {one.key_or_group: _axis(one) for one in every if one.is_sweep_override()}
+            last = {one.key_or_group: one.value() for one in fixed}
+    except (HydraException, OmegaConfBaseException):
+        return None  # the long way says what is wrong
+    choices = {group: str(base.hydra.runtime.choices[group]) for group in GROUPS}
+    plain: Any = OmegaConf.to_container(base, resolve=False)
+    del plain["hydra"]
+    axes = {key: values for key, values in axes.items() if key not in last}
+    made = sweep.jobs(sweep.Sweep(plain, choices, list(last.items()), list(axes.items())))
+    return None if made is None else [_resolved(tree, names) for tree, names in made]
+
+
+def _axis(one: Any) -> list[Any]:
+    """The values of a swept word, typed as Hydra types them."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    texts = [f"{one.key_or_group}={text}" for text in one.sweep_string_iterator()]
+    return [word.value() for word in OverridesParser.create().parse_overrides(texts)]
+
+
+def _resolved(tree: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    data = tree.pop("dataset")
+    plain: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    runtime = {name: plain.pop(name) for name in RUNTIME if name in plain}
+    return {"config": {**plain, "dataset": data, "names": names}, "runtime": runtime}
 
 
 def _compose(argv: Sequence[str]) -> list[dict[str, Any]]:
@@ -147,8 +199,11 @@ def _explain(message: str, argv: Sequence[str]) -> str:
     first = message.strip().splitlines()[0].strip()
     unknown = re.search(r"Could not override '([^']+)'", first)
     if unknown:
-        key = unknown.group(1)
-        return f"unknown key {key}{nearest(key, _known_keys())}"
+        key, known = unknown.group(1), _known_keys()
+        if key in known:
+            group, _, name = key.partition(".")
+            return f"{key} is set, but the chosen {group} has no '{name}'; leave one of them out"
+        return f"unknown key {key}{nearest(key, known)}"
     sweep = re.search(r"Ambiguous value for argument '([^']*)'", first)
     if sweep:
         return f"{sweep.group(1)} has several values: add -m to sweep over them, or give one"

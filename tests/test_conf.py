@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from benchmark.cell import cell_from
 from benchmark.components import CONF, build, identity, locate, option, options
-from benchmark.config import plan, register_datasets
+from benchmark.config import _compose, _expand, plan, register_datasets
 from benchmark.errors import BenchError
 from benchmark.types import Grant
 
@@ -96,6 +96,27 @@ def test_a_plan_is_kept_and_is_the_same(tmp_path):
     assert len(first.configs) == 2 * len(options("merge"))
 
 
+SWEEPS = {
+    "experiment=demo": True,
+    "experiment=demo defense=none seed=range(0,3)": True,
+    "experiment=phenomena": True,
+    "merge=glob(*) seed=0,1": True,
+    "merge=ties,task_arithmetic merge.scale=0.5": True,
+    "attack=badnets merge.scale=0.1,0.2": True,
+    "suite=mini,mini_6": False,
+    "dataset.signs.seed=1,2": False,
+}
+
+
+@pytest.mark.parametrize("words", SWEEPS)
+def test_the_short_cut_gives_what_hydra_gives(words):
+    argv = ["-m", *words.split()]
+    short = _expand(argv)
+    assert (short is not None) == SWEEPS[words]
+    if short is not None:
+        assert short == _compose(argv)
+
+
 def test_pyproject_ships_every_yaml():
     assert not list(CONF.rglob("*.yml"))
     assert Path(CONF / "run.yaml").exists()
@@ -111,6 +132,7 @@ BAD = {
     "attack.adversary=sings": "attack.adversary=sings is not among the merged tasks",
     "suite.tasks=[signs]": "suite.tasks=['signs'] is not valid",
     "suite.tasks=[signs,flgas]": "suite.tasks has no data set 'flgas' (did you mean 'flags'?)",
+    "merge=simple_average merge.scale=1": "the chosen merge has no 'scale'",
     "seed=-1": "seed=-1 is not valid",
     "seed=x": "seed='x' is not valid",
     "merge=ties,task_arithmetic": "add -m",
@@ -128,6 +150,6 @@ def key_of_words(words: list[str]) -> str:
 @pytest.mark.parametrize("word", BAD)
 def test_bad_words_die_early_in_one_sentence(word, tmp_path):
     with pytest.raises(BenchError) as caught:
-        key_of_words([word, f"store={tmp_path}"])
+        key_of_words([*word.split(), f"store={tmp_path}"])
     assert BAD[word] in str(caught.value)
     assert "\n" not in str(caught.value)
