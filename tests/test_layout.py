@@ -1,12 +1,15 @@
 """The rules of the house, kept by machine: sizes, import contracts, what may be loaded when."""
 
 import ast
+import resource
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.small import bench
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("benchmark", "baselines", "lfpm")
@@ -75,3 +78,17 @@ def test_torch_is_not_loaded_for(what):
     )
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+QUICK = ["--help", "ls merges -v", "ls experiments", "tables demo --records results/records"]
+
+
+@pytest.mark.parametrize("words", [*QUICK, "status demo"])
+def test_answers_are_quick(words, tmp_path):
+    """Under 1.5 s of processor time: what a user waits for on an idle machine."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = bench(*words.split(), store=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < 1.5
