@@ -58,7 +58,7 @@ def record(
     info: Mapping[str, Any] | None = None,
 ) -> Record:
     """A record of one cell; without arguments, the undefended attacked merge."""
-    called = {"suite": "mini", "attack": "badmerging_on", "merge": "task_arithmetic"}
+    called = {"suite": "mini_6", "attack": "badmerging_on", "merge": "task_arithmetic"}
     called |= {"defense": defense, **(names or {})}
     return Record(
         key=f"{called['attack']}-{called['merge']}-{defense}-{seed}",
