@@ -51,6 +51,9 @@ def plan(argv: Sequence[str]) -> Plan | None:
     Plans are kept in the store by the hash of `conf/` and the words: composing costs about 0.1 s a
     cell. Raises BenchError in one sentence for whatever does not compose.
     """
+    named = [word for word in argv if word.startswith("experiment=") and word[-5:] != "=null"]
+    if named and not any(word.startswith("-") for word in argv):
+        raise BenchError(f"{named[0]} is a sweep: add -m to run it")
     cached = _cache_path(argv)
     if cached.exists():
         body = json.loads(cached.read_text())

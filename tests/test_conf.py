@@ -133,6 +133,7 @@ BAD = {
     "suite.tasks=[signs]": "suite.tasks=['signs'] is not valid",
     "suite.tasks=[signs,flgas]": "suite.tasks has no data set 'flgas' (did you mean 'flags'?)",
     "merge=simple_average merge.scale=1": "the chosen merge has no 'scale'",
+    "experiment=demo": "experiment=demo is a sweep: add -m to run it",
     "seed=-1": "seed=-1 is not valid",
     "seed=x": "seed='x' is not valid",
     "merge=ties,task_arithmetic": "add -m",
