@@ -91,10 +91,10 @@ class Executor:
     def _fill(
         self, waiting: dict[str, Job], running: dict[str, _Running], display: Display
     ) -> None:
-        """Start ready jobs, long ones first."""
+        """Start ready jobs: those of early cells first, and of these the long ones."""
         open_keys = waiting.keys() | running.keys()
         ready = [job for job in waiting.values() if not job.after & open_keys]
-        ready.sort(key=lambda job: -job.cost)
+        ready.sort(key=lambda job: (job.cell, -job.cost))
         for job in ready[: self.processes - len(running)]:
             del waiting[job.key]
             running[job.key] = self._start(job)

@@ -20,7 +20,8 @@ class Job:
         call: name of a method of `benchmark.bench.Bench`, and its arguments.
         config: the plain config of a cell that needs it.
         after: keys of the jobs it waits for.
-        cost: a rough size (image passes), to start long jobs early.
+        cost: a rough size (image passes), to start a cell's long jobs early.
+        cell: number of the first cell that needs it: early cells are finished first.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Job:
     config: Any = field(repr=False)
     after: frozenset[str] = frozenset()
     cost: float = 0.0
+    cell: int = 0
 
 
 class Graph:
@@ -37,6 +39,7 @@ class Graph:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.jobs: dict[str, Job] = {}
+        self.cells = 0
         self._complete: set[str] = set()
 
     def missing(self, stage: Stage) -> bool:
@@ -60,11 +63,13 @@ class Graph:
         if key in self.jobs or not self.missing(stage):
             return
         waits = frozenset(key_of(*one) for one in after if self.missing(one))
-        self.jobs[key] = Job(key, label, call, cell.config, waits & self.jobs.keys(), cost)
+        open_jobs = waits & self.jobs.keys()
+        self.jobs[key] = Job(key, label, call, cell.config, open_jobs, cost, self.cells)
 
 
 def plan_cell(graph: Graph, cell: Cell) -> frozenset[str]:
     """Add a cell's missing stages to the graph; returns the keys of the stages it reads."""
+    graph.cells += 1
     _plan_inputs(graph, cell)
     _plan_models(graph, cell)
     needed = {key_of(*cell.implanted())}
@@ -122,7 +127,8 @@ def _plan_models(graph: Graph, cell: Cell) -> None:
     passes = float(getattr(cell.defense, "passes", 0))
     for side in sides:
         after = [*experts, *dev, *heads, *([cell.compromise()] if side == "attacked" else [])]
-        label = f"merge {cell.names['merge']} ({side}) seed {cell.seed}"
+        whose = f"attacked by {cell.names['attack']}" if side == "attacked" else side
+        label = f"merge {cell.names['merge']} ({whose}) seed {cell.seed}"
         graph.want(cell, cell.merged(side), label, ("merged", side), after, 4_000)
     for side in sides[:2]:
         stage, label = cell.defended(side), f"defend {side} {_row(cell)}"
