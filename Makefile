@@ -21,8 +21,12 @@ lint: $(READY)            ## format, lint, types, import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-results: $(READY)         ## regenerate results/ (three seeds; computes what the store lacks)
-	$(BIN)/lfpm-bench demo seed=0,1,2 --out results/demo --adopt results/records
+results: $(READY)         ## regenerate results/ (an hour on two cores; computes what the store lacks)
+	$(BIN)/lfpm-bench demo seed=0,1,2 --out results/demo --adopt results/demo/records
+	for name in attacks_defenses phenomena; do \
+		$(BIN)/lfpm-bench run -m experiment=$$name && \
+		$(BIN)/lfpm-bench tables $$name -f md,csv,json --out results/$$name --adopt results/$$name/records || exit 1; \
+	done
 	$(BIN)/python -m benchmark.readme
 
 # One step: exact versions with hashes, then this checkout itself. Skipped when nothing changed.

@@ -108,11 +108,14 @@ def _tables(words: list[str]) -> int:
     parser.add_argument("--records", type=Path, help="a folder of records instead of the store's")
     parser.add_argument("--partial", action="store_true", help="also if cells are missing")
     parser.add_argument("--out", type=Path, help="write NAME.FORMAT files here instead of printing")
+    parser.add_argument("--adopt", type=Path, help="also copy the store's records into this folder")
     args = parser.parse_args(words)
-    from benchmark.results import tables
+    from benchmark.results import adopt, tables
 
     formats = args.format.split(",")
     made = tables(args.name, args.words, formats, args.records, partial=args.partial)
+    if args.adopt is not None:
+        adopt(args.name, args.words, args.adopt)
     for name, text in made.items():
         if args.out is None:
             sys.stdout.write(text + "\n")

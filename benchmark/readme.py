@@ -12,7 +12,7 @@ from benchmark.store import write_atomic
 from benchmark.tables import Table
 
 ROOT = Path(__file__).parent.parent
-START = "<!-- table: lfpm-bench tables demo --records results/records -->"
+START = "<!-- table: lfpm-bench tables demo --records results/demo -->"
 END = "<!-- end -->"
 STYLE = (
     "text{font:12px sans-serif;fill:#1d2327}.grid{stroke:#dde1e4}.lead{stroke:#7a858d;fill:none}"
@@ -43,11 +43,11 @@ def picture(table: Table) -> str:
 
 
 def _records() -> list[Record]:
-    return tables.find(ROOT / "results/records")
+    return tables.find(ROOT / "results/demo")
 
 
 def main() -> None:
-    """Rewrite README.md and docs/demo.svg from results/records."""
+    """Rewrite README.md and docs/demo.svg from results/demo."""
     table = tables.make("demo", _records())
     path = ROOT / "README.md"
     text = path.read_text()

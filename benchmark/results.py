@@ -13,7 +13,7 @@ from benchmark.cell import Cell, cell_from
 from benchmark.components import options
 from benchmark.errors import BenchError, nearest
 from benchmark.pipeline import record_path
-from benchmark.records import Record, read
+from benchmark.records import Record, read, write
 from benchmark.store import Store
 
 
@@ -65,6 +65,12 @@ def table(name: str, words: Sequence[str], folder: Path | None, *, partial: bool
             f"run `{words_}`, or pass --partial"
         )
     return layouts.make(name, found, [_names(cell) for cell in cells])
+
+
+def adopt(name: str, words: Sequence[str], folder: Path) -> None:
+    """Copy the records of an experiment from the store into a folder."""
+    for record in present(*planned(name, words)):
+        write(folder, record)
 
 
 def tables(

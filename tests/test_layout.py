@@ -80,7 +80,7 @@ def test_torch_is_not_loaded_for(what):
     assert done.returncode == 0, done.stderr
 
 
-QUICK = ["--help", "ls merges -v", "ls experiments", "tables demo --records results/records"]
+QUICK = ["--help", "ls merges -v", "ls experiments", "tables demo --records results/demo"]
 
 
 @pytest.mark.parametrize("words", [*QUICK, "status demo"])
