@@ -18,7 +18,7 @@ test-slow: $(READY)       ## minutes to an hour: re-create the weights, other se
 lint: $(READY)            ## format, lint, types, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 results: $(READY)         ## regenerate results/ (an hour on two cores; computes what the store lacks)
