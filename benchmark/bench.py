@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from benchmark.cell import Cell, Stage
 from benchmark.context import Context, Progress
 from benchmark.data.generate import generate
 from benchmark.errors import BenchError
-from benchmark.evaluation import TestSet, evaluate, pack
+from benchmark.evaluation import TestSet, evaluate
+from benchmark.measuring import measure, measure_curve
 from benchmark.memoised import Incompatible, Memoised
 from benchmark.models.backbone import image_tower
 from benchmark.models.heads import zero_shot_head
@@ -262,30 +263,14 @@ class Bench:
             raise BenchError("per-task adapters are not evaluated yet; use a merge without them")
         return model.encoder
 
-    def _test(self, task: str) -> TestSet:
-        """The victim's whole test set; of other tasks as much as the suite measures."""
-        whole = task == self.cell.attack.victim[0]
-        images, labels = self.split(task, "test")
-        count = len(images) if whole else self.cell.suite.clean_images
-        return TestSet(images[:count], labels[:count], self.head(task))
-
     def evaluation(self, subject: str) -> None:
-        """Measure a subject on the test images; counts go to the artifact's info."""
+        """Measure a subject; counts go to the artifact's info."""
+        self._stage(self.cell.evaluation(subject), lambda: measure(self, subject))
 
-        def make() -> Artifact:
-            weights, threats = self.weights(subject), self.compromise().threats
-            tests = {task: self._test(task) for task in self.cell.evaluated_tasks(subject)}
-            counts, hits = evaluate(
-                self.encoder,
-                weights,
-                tests,
-                threats,
-                flip_images=self.cell.suite.flip_images,
-                progress=self.progress,
-            )
-            return pack(hits), asdict(counts)
-
-        self._stage(self.cell.evaluation(subject), make)
+    def curve(self) -> None:
+        """Measure the line from the undefended to the defended merge, as the suite asks."""
+        if (stage := self.cell.curve()) is not None:
+            self._stage(stage, lambda: measure_curve(self))
 
 
 def _role(kind: str, part: Any) -> tuple[str, ...]:

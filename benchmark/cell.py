@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from benchmark.components import build, identity
 from benchmark.errors import BenchError, nearest
+from benchmark.measured import check_images, curve_inputs, image_keys
 from benchmark.store import canonical, key_of
 from benchmark.suite import Suite
 
@@ -171,13 +172,19 @@ class Cell:
             "model": self.model_key(subject),
             "threats": key_of(*self.compromise()),
             "heads": {task: key_of(*self.head(task)) for task in tasks},
-            "test": {task: key_of(*self.data(task, "test")) for task in tasks},
             "settings": {
                 "flip_images": self.suite.flip_images,
                 "clean_images": self.suite.clean_images,
             },
+            **image_keys(self, tasks),
         }
         return "evaluation", 1, inputs
+
+    @_memo
+    def curve(self) -> Stage | None:
+        """The stage of the line from undefended to defended; None if either has no such line."""
+        inputs = curve_inputs(self)
+        return None if inputs is None else ("curve", 1, inputs)
 
     # -- what is evaluated --
 
@@ -219,10 +226,12 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """The cell's address: component versions, resolved values and parents' keys."""
-        inputs = {
+        inputs: dict[str, Any] = {
             "evaluations": {name: key_of(*self.evaluation(name)) for name in self.subjects()},
             "implanted": key_of(*self.implanted()),
         }
+        if (curve := self.curve()) is not None:
+            inputs["curve"] = key_of(*curve)
         return key_of("record", 1, inputs)
 
 
@@ -252,6 +261,7 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
         config=config, suite=suite, datasets=datasets, seed=seed, names=config["names"], **parts
     )
     _check_attack(cell)
+    check_images(cell)
     return cell
 
 

@@ -22,6 +22,13 @@ Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
+def handing_order(seed: int, task: str, split: str, available: int) -> Tensor:
+    """The permutation (N,) in which images of a split are handed out, the same for all methods."""
+    import torch
+
+    return torch.randperm(available, generator=generator(seed, "images", task, split))
+
+
 @dataclass(frozen=True)
 class Context:
     """One component's view of the benchmark.
@@ -65,16 +72,13 @@ class Context:
 
         A smaller `per_task` is a prefix of a larger one. Raises AccessDenied beyond `needs`.
         """
-        import torch
-
         who = "/".join(self.role)
         if not any(held.covers(grant) for held in self.granted):
             raise AccessDenied(f"{who} asked for {grant}, which its `needs` do not declare")
         if task not in self.visible:
             raise AccessDenied(f"{who} may not see images of task '{task}'")
         images, labels = self._split(task, grant.split)
-        rng = generator(self.seed, "images", task, grant.split)
-        order = torch.randperm(len(images), generator=rng)[: grant.per_task]
+        order = handing_order(self.seed, task, grant.split, len(images))[: grant.per_task]
         return Images(
             images[order].to(self.device), labels[order].to(self.device) if grant.labels else None
         )

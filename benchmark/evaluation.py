@@ -55,7 +55,8 @@ def evaluate(
         weights: its weights.
         tests: task -> test set; a threat whose task is missing here is an error.
         threats: the triggers to try, each against its task's target class.
-        flip_images: how many images of each other task also get the trigger.
+        flip_images: how many images of each other task also get the trigger; with 0 no flips are
+            counted.
         batch: test images per encoder call and variant.
         progress: called with (tasks done, tasks).
 
@@ -133,7 +134,7 @@ def _compare(
             hits[f"{i}/correct"] = found[f"{i}"] == labels
             continue
         first = right[:flip_images]
-        for kind in ("flipped", "flipped_shuffled"):
+        for kind in ("flipped", "flipped_shuffled") if flip_images else ():
             changed = found[f"{i}/{kind}"][:flip_images] != labels[:flip_images]
             hits[f"{i}/{kind}/{task}"] = changed[first]
     return hits
@@ -146,7 +147,7 @@ def _threat_counts(
     others = labels != threat.target
     correct = hits[f"{i}/correct"]
     flips = {
-        kind: {task: _count(hits[f"{i}/{kind}/{task}"]) for task in tests if task != threat.task}
+        kind: {t: _count(hits[f"{i}/{kind}/{t}"]) for t in tests if f"{i}/{kind}/{t}" in hits}
         for kind in ("flipped", "flipped_shuffled")
     }
     return ThreatCounts(

@@ -76,14 +76,22 @@ def plan_cell(graph: Graph, cell: Cell) -> frozenset[str]:
     graph.want(
         cell, cell.implanted(), f"implanted? {_attack(cell)}", ("implanted",), [cell.compromise()]
     )
+    split = cell.suite.evaluate
     for subject in cell.subjects():
         stage, model = cell.evaluation(subject), cell.model_stage(subject)
-        tests = [cell.data(task, "test") for task in cell.evaluated_tasks(subject)]
+        tests = [cell.data(task, split) for task in cell.evaluated_tasks(subject)]
         heads = [cell.head(task) for task in cell.evaluated_tasks(subject)]
         after = [cell.compromise(), *tests, *heads, *([model] if model else [])]
         label = f"evaluate {subject} {_row(cell)}"
         graph.want(cell, stage, label, ("evaluation", subject), after, 5_000)
         needed.add(key_of(*stage))
+    if (curve := cell.curve()) is not None:
+        models = [cell.merged("attacked"), cell.defended("attacked")]
+        tests = [cell.data(task, split) for task in cell.suite.tasks]
+        heads = [cell.head(task) for task in cell.suite.tasks]
+        after = [cell.compromise(), *models, *tests, *heads]
+        graph.want(cell, curve, f"curve {_row(cell)}", ("curve",), after, 4_000)
+        needed.add(key_of(*curve))
     return frozenset(needed)
 
 

@@ -163,6 +163,21 @@ def assemble(cell: Cell, store: Store) -> Record:
         controls=counts,
         info={"model": made["info"]["info"], "implanted": attack},
         provenance=_flat(cost),
+        curve=_curve(cell, store),
+    )
+
+
+def _curve(cell: Cell, store: Store) -> tuple[records.Point, ...]:
+    """The points of the cell's line, if it has one; all of them lie in one artifact."""
+    if (stage := cell.curve()) is None:
+        return ()
+    sidecar = store.info(stage[0], key_of(*stage))
+    return tuple(
+        records.Point(
+            node["scale"],
+            records.evaluation_from({**node["evaluation"], "key": sidecar["key"]}),
+        )
+        for node in sidecar["info"]["points"]
     )
 
 
@@ -183,6 +198,7 @@ def _record(
     controls: Mapping[str, records.Evaluation] | None = None,
     info: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    curve: tuple[records.Point, ...] = (),
 ) -> Record:
     needs = {name: [str(grant) for grant in getattr(cell, name).needs] for name in _ROLES}
     parents = {
@@ -204,6 +220,7 @@ def _record(
         controls=dict(controls or {}),
         info=dict(info or {}),
         provenance=dict(provenance or {}),
+        curve=curve,
     )
 
 

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from benchmark.errors import BenchError
 from benchmark.store import write_atomic
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
+"""Schema 1 had no `curve`."""
 Status = Literal["done", "skipped", "not_implanted", "failed"]
 
 
@@ -75,6 +77,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """One point θ_m + s (θ_def - θ_m) of the line from undefended (s = 0) to defended (s = 1)."""
+
+    scale: float
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One cell at one seed.
 
@@ -91,6 +101,8 @@ class Record:
         controls: the same trigger(s) on `pretrained`, `clean_merge`, `defended_clean_merge`,
             `attacker_single` (the attacker's own model), `without_attacker` (merge without it),
             `undefended` (same attacked merge, defence none).
+        curve: the line from `undefended` to `main`, s ascending, on the suite's curve images;
+            empty where there is none.
         info: what the merge and the defence said about themselves (chosen scale, passes, ...).
         provenance: commit, versions, seconds, memory, device: outside identity and comparison.
     """
@@ -107,6 +119,7 @@ class Record:
     controls: Mapping[str, Evaluation]
     info: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    curve: tuple[Point, ...] = ()
     schema: int = SCHEMA
 
     def identity_part(self) -> dict[str, Any]:
@@ -155,12 +168,15 @@ def from_json(text: str) -> Record:
     node = json.loads(text)
     if not isinstance(node, dict):
         raise ValueError("it holds no JSON object")
-    if node.get("schema") != SCHEMA:
+    if node.get("schema") not in READABLE:
         raise ValueError(f"schema {node.get('schema')} is not {SCHEMA}")
     main = node["main"]
     node["main"] = None if main is None else evaluation_from(main)
     node["controls"] = {name: evaluation_from(one) for name, one in node["controls"].items()}
-    return Record(**node)
+    node["curve"] = tuple(
+        Point(one["scale"], evaluation_from(one["evaluation"])) for one in node.get("curve", ())
+    )
+    return Record(**{**node, "schema": SCHEMA})
 
 
 def write(folder: Path, record: Record) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,15 +20,29 @@ class Suite:
             measured; None: all. The victim's are always all measured.
         flip_images: on every task but the victim's, how many of the first test images also get the
             trigger (for `flip_rate`).
+        curve: s of the points θ_m + s (θ_def - θ_m) that are measured of every defended merge,
+            ascending, 0 and 1 among them; empty: none.
+        curve_images: per task, the victim's included, how many of the first images each point is
+            measured on; None: no curve.
+        evaluate: which images models are measured on. `dev` is for development: the dev images
+            beyond the first `granted` of the order in which methods are handed theirs.
+        granted: the largest number of dev images per task that any component may be granted.
     """
 
     version: ClassVar[int] = 1
     tasks: Annotated[tuple[str, ...], Field(min_length=2)]
     clean_images: Annotated[int, Field(ge=1)] | None
     flip_images: Annotated[int, Field(ge=1)]
+    curve: tuple[Annotated[float, Field(ge=0, le=4)], ...]
+    curve_images: Annotated[int, Field(ge=1)] | None
+    evaluate: Literal["test", "dev"]
+    granted: Annotated[int, Field(ge=0)]
 
     def __post_init__(self) -> None:
-        """Refuse a task named twice."""
+        """Refuse a task named twice, and a curve without its ends."""
         twice = {task for task in self.tasks if self.tasks.count(task) > 1}
         if twice:
             raise ValueError(f"task '{min(twice)}' is named twice; name each once")
+        rising = all(one < other for one, other in pairwise(self.curve))
+        if self.curve and not (rising and {0.0, 1.0} <= set(self.curve)):
+            raise ValueError("a curve ascends and holds 0 (undefended) and 1 (defended)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmark.records import Count, Evaluation, Record, Status, ThreatCounts
+from benchmark.records import Count, Evaluation, Point, Record, Status, ThreatCounts
 
 NEEDS = {"none": "weights only", "ft": "100 dev images per task, with labels"}
 
@@ -56,6 +56,7 @@ def record(
     names: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
     info: Mapping[str, Any] | None = None,
+    curve: tuple[Point, ...] = (),
 ) -> Record:
     """A record of one cell; without arguments, the undefended attacked merge."""
     called = {"suite": "mini_6", "attack": "badmerging_on", "merge": "task_arithmetic"}
@@ -77,7 +78,13 @@ def record(
         controls={**CONTROLS, **(controls or {})} if status == "done" else {},
         info=info or {},
         provenance={"seconds": 2.5},
+        curve=curve,
     )
+
+
+def line(*points: tuple[float, int, int]) -> tuple[Point, ...]:
+    """A curve of (s, CA in per cent, ASR in per cent)."""
+    return tuple(Point(s, evaluation("line", ca=(ca, ca), asr=asr)) for s, ca, asr in points)
 
 
 def demo(ft: tuple[int, int] = (90, 80), lfpm: tuple[int, int] = (80, 54)) -> list[Record]:

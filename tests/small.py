@@ -11,6 +11,8 @@ WORDS = [
     "suite.tasks=[signs,flags,faces]",
     "suite.flip_images=8",
     "suite.clean_images=24",
+    "suite.curve=[0.0,1.0,1.5]",
+    "suite.curve_images=20",
     *(
         f"dataset.{task}.sizes.{split}={size}"
         for task in TASKS

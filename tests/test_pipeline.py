@@ -69,6 +69,27 @@ def test_an_undefended_cell_is_its_own_control(store):
             assert record.controls["clean_merge"] == record.controls["defended_clean_merge"]
 
 
+def test_a_defended_cell_has_its_line_and_both_ends_are_the_models(store):
+    import numpy as np
+
+    for record in read(store).values():
+        if record.names["defense"] == "none":
+            assert record.curve == ()
+            continue
+        assert [point.scale for point in record.curve] == [0.0, 1.0, 1.5]
+        assert {count.total for p in record.curve for count in p.evaluation.clean.values()} == {20}
+        line = Store(store).load("curve", record.curve[0].evaluation.key)
+        assert line is not None
+        assert record.main is not None
+        for scale, whole in ((0.0, record.controls["undefended"]), (1.0, record.main)):
+            found = Store(store).load("evaluation", whole.key)
+            assert found is not None
+            for name in ("clean/signs", "clean/flags", "0/asr", "0/correct"):
+                ends = found[0][name], line[0][f"{scale}/{name}"]
+                bits = [np.unpackbits(packed.numpy())[:20] for packed in ends]
+                assert (bits[0] == bits[1]).all(), (scale, name)
+
+
 def test_controls_are_shared_and_hits_are_kept(store):
     found = read(store).values()
     assert len({record.controls["pretrained"].key for record in found}) == 1

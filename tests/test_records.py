@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from benchmark.errors import BenchError
 from benchmark.records import (
     Count,
     Evaluation,
+    Point,
     Record,
     ThreatCounts,
     from_json,
@@ -62,7 +64,8 @@ made = st.builds(
     controls=st.dictionaries(words, evaluations, max_size=2),
     info=objects,
     provenance=objects,
-    schema=st.just(1),
+    curve=st.lists(st.builds(Point, st.floats(0, 4), evaluations), max_size=2).map(tuple),
+    schema=st.just(2),
 )
 
 
@@ -86,13 +89,19 @@ def test_identity_leaves_provenance_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", '{"schema": 2}', '{"schema": 1}', '{"schema": 1, "main": 3}']
+    "text", ["", "{}", '{"schema": 3}', '{"schema": 1}', '{"schema": 2, "main": 3}']
 )
 def test_damaged_files_are_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(BenchError, match=r"x\.json is not a record .* delete it"):
         read(path)
+
+
+def test_records_from_before_curves_are_read() -> None:
+    body = json.loads(to_json(record("ft")))
+    del body["curve"]
+    assert from_json(json.dumps({**body, "schema": 1})) == record("ft")
 
 
 @pytest.mark.parametrize("pair", [(3, 2), (-1, 2)])

@@ -29,7 +29,7 @@ from benchmark.tables import (
 )
 from benchmark.tables.rows import Row
 from benchmark.tables.stats import Measure, combine, over_seeds, wilson
-from tests.made_records import CONTROLS, FLOOR, demo, evaluation, record
+from tests.made_records import CONTROLS, FLOOR, demo, evaluation, line, record
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -100,6 +100,36 @@ def test_every_metric_of_one_record() -> None:
     assert {name: stat.mean for name, stat in row.stats.items()} == pytest.approx(expected)
     low, high = wilson(Count(8, 100))
     assert (row.stats["asr"].low, row.stats["asr"].high) == pytest.approx((100 * low, 100 * high))
+
+
+CURVE = line((0.0, 70, 95), (0.5, 69, 60), (1.0, 66, 8), (1.25, 67, 9), (1.5, 64, 2))
+
+
+def test_asr_at_a_ca_loss_is_the_lowest_that_the_line_holds_there() -> None:
+    row = row_of(rows([record("lfpm", curve=CURVE)]), "lfpm")
+    # The loss is against the line's own first point, not against the row's undefended (70).
+    assert [row.mean(f"asr_at_{drop}") for drop in (1, 3, 5)] == [60, 9, 8]
+    assert row.stats["asr_at_3"].low is None
+    assert row_of(rows([record()]), "none").mean("asr_at_1") is None
+
+
+def test_a_line_that_only_gets_worse_stays_undefended() -> None:
+    worse = line((0.0, 70, 40), (1.0, 71, 90))
+    row = row_of(rows([record("ft", curve=worse)]), "ft")
+    assert row.mean("asr_at_1") == 40
+    alone = line((0.0, 70, 95), (1.0, 30, 0))
+    assert row_of(rows([record("ft", curve=alone)]), "ft").mean("asr_at_5") == 95
+
+
+def test_dev_and_test_images_never_share_a_table() -> None:
+    nine = {"suite": "mini"}
+    trial = record("ft", config={"suite": {"evaluate": "dev"}}, names=nine)
+    both = [trial, record("ft", names=nine), record("lfpm", names=nine)]
+    assert [row.names["defense"] for row in make("development", both).rows] == ["ft"]
+    assert [row.variant for row in make("development", both).rows] == [""]
+    assert [row.names["defense"] for row in make("attacks_defenses", both).rows] == ["ft", "lfpm"]
+    assert "dev images that no method was granted" in render(make("development", both), "md")
+    assert "dev images that" not in render(make("attacks_defenses", both), "md")
 
 
 def test_differences_are_taken_within_a_seed() -> None:

@@ -82,6 +82,7 @@ class Layout:
         selection: how models and hyper-parameters were chosen.
         subject: the defence that the table is about.
         subject_is: what must be said of it wherever it is shown.
+        evaluate: which records it shows, those measured on test images or those on dev images.
         rows: which rows, in which order.
         references: defences that are not ranked.
         within: rows are comparable if these names are equal.
@@ -97,6 +98,7 @@ class Layout:
     subject: str
     subject_is: str
     command: str
+    evaluate: Literal["test", "dev"] = "test"
     rows: Order = field(default_factory=Order)
     references: tuple[str, ...] = ("none", "zero_shot", "drop_attacker")
     within: tuple[str, ...] = ("suite", "attack", "merge")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.errors import BenchError
-from benchmark.records import Count, Evaluation, Record
+from benchmark.records import Count, Evaluation, Point, Record
 from benchmark.tables.stats import Measure, Terms, combine
 
 UNDEFENDED = "none"
+DROPS = (1, 3, 5)
+"""Points of CA at whose loss defences are compared as curves."""
 METRICS = (
     "ca",
     "ca_clean_merge",
@@ -31,6 +33,7 @@ METRICS = (
     "target_rate",
     "flip_rate",
     "misclassified",
+    *(f"asr_at_{drop}" for drop in DROPS),
 )
 COSTS = ("images", "labels", "passes", "seconds")
 
@@ -63,6 +66,7 @@ def measures(record: Record) -> dict[str, Measure | None]:
         "target_rate": _of(_threat(main, "target_rate")),
         "flip_rate": _of(_minus(_pooled(main, "flipped"), _pooled(main, "flipped_shuffled"))),
         "misclassified": _of(_threat(main, "misclassified")),
+        **{f"asr_at_{drop}": _asr_at(record.curve, drop) for drop in DROPS},
     }
 
 
@@ -152,6 +156,17 @@ def _worst(undefended: Evaluation | None, main: Evaluation | None) -> Measure | 
     losses = [100 * (undefended.clean[task].rate - one.rate) for task, one in main.clean.items()]
     # No interval: the task was chosen for being the worst.
     return Measure(max(losses))
+
+
+def _asr_at(curve: Sequence[Point], drop: float) -> Measure | None:
+    """The lowest ASR on the line among the points that lose at most `drop` points of CA."""
+    found = [(_of(_clean(one.evaluation)), _of(_threat(one.evaluation, "asr"))) for one in curve]
+    points = [(ca.value, asr.value) for ca, asr in found if ca is not None and asr is not None]
+    if not points:
+        return None
+    undefended, _ = points[0]
+    # No interval: the point was chosen for being the lowest.
+    return Measure(min(asr for ca, asr in points if undefended - ca <= drop + 1e-9))
 
 
 def _kept(

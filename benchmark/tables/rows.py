@@ -68,6 +68,11 @@ def find(folder: Path | str) -> list[Record]:
     return files.read_all((below if below.is_dir() else folder).glob("*.json"))
 
 
+def measured_on(record: Record) -> str:
+    """Which images the record was measured on: test or dev; test where its suite says nothing."""
+    return record.config.get("suite", {}).get("evaluate", "test")
+
+
 def rows(records: Iterable[Record], planned: Iterable[Mapping[str, Any]] = ()) -> list[Row]:
     """One row per cell, in the order of names and variant.
 

@@ -11,7 +11,7 @@ from benchmark.records import Record
 from benchmark.tables.layout import Column, Layout, layout
 from benchmark.tables.metrics import COSTS
 from benchmark.tables.reading import pareto_notes
-from benchmark.tables.rows import NAMES, Row, rows
+from benchmark.tables.rows import NAMES, Row, measured_on, rows
 from benchmark.tables.stats import Stat
 
 EMBEDDED = "mini"
@@ -52,6 +52,7 @@ def make(name: str, records: Iterable[Record], planned: Iterable[Mapping[str, An
         planned: names (and seed) of cells that ought to be there; absent ones are rows too.
     """
     style = layout(name)
+    records = [record for record in records if measured_on(record) == style.evaluate]
     placed = [(style.rows.place(row), row) for row in rows(records, planned)]
     shown = [(place, row.variant, row) for place, row in placed if place is not None]
     if not shown:
@@ -138,7 +139,11 @@ def caption(table: Table) -> list[str]:
     """The sentences that stand with the table: what, where, how chosen, who saw what."""
     style, kept = table.layout, table.rows
     fixed = ", ".join(f"{name} {value}" for name, value in folded(style, kept).items())
-    lines = [style.caption, _suites(kept), f"In every row: {fixed}." if fixed else ""]
+    lines = [
+        style.caption,
+        _suites(kept, style.evaluate),
+        f"In every row: {fixed}." if fixed else "",
+    ]
     lines += [_seeds(kept), f"Selection: {style.selection}"]
     lines += [f"{style.subject} is a {style.subject_is}."]
     lines += [_seen(table), _bold(table)]
@@ -151,12 +156,13 @@ def notes(table: Table) -> list[str]:
     return [*style.notes, *pareto_notes(table.rows, style)]
 
 
-def _suites(kept: Sequence[Row]) -> str:
+def _suites(kept: Sequence[Row], evaluate: str) -> str:
     names = sorted({row.names["suite"] for row in kept})
     inner = [name for name in names if name == EMBEDDED or name.startswith(f"{EMBEDDED}_")]
     said = [f"embedded suite '{name}' (shows the mechanism, is not CLIP)" for name in inner]
     said += [f"suite '{name}'" for name in names if name not in inner]
-    return f"Measured on: {', '.join(said)}."
+    images = ", dev images that no method was granted" if evaluate == "dev" else ""
+    return f"Measured on: {', '.join(said)}{images}."
 
 
 def _seeds(kept: Sequence[Row]) -> str:
