@@ -23,14 +23,16 @@ EXPERTS = tiny.random_experts(BASE)
 MERGE = TaskArithmetic(scale=0.3)
 MERGED = MERGE(BASE, EXPERTS, tiny.context()).encoder
 ROLE = ("defense", "tested")
-TRAINED = ["ft", "ibvs", "scale_lambda"]
+TUNED = ["ft", "ft_pseudo", "ft_asam", "pam_pseudo"]
+TRAINED = [*TUNED, "ibvs", "scale_lambda"]
+UNLABELLED = {"scale_lambda", "ft_pseudo", "pam_pseudo"}
 
 
 def defense(name: str, **values: Any) -> Any:
     toy: dict[str, dict[str, Any]] = {
         "none": {},
         "scale_lambda": {"scales": [0.0, 0.25, 0.5, 0.75, 1.0]},
-        "ft": {"lr": 1e-3, "batch": 4, "checks": 2},
+        **{tuned: {"lr": 1e-3, "batch": 4, "checks": 2} for tuned in TUNED},
         "ibvs": {"task": "b", "trigger_size": 4, "scales": [0.0, 0.5, 1.0]},
     }
     budget = {} if name == "none" else {"images": 24, "passes": 600}
@@ -64,7 +66,7 @@ def test_inputs_are_not_mutated_and_runs_repeat(name: str):
     assert part.accepts(MERGE) is None
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(st.sampled_from(TRAINED), st.integers(0, 500), st.integers(3, 48))
 def test_the_budget_is_never_exceeded_and_told_exactly(name: str, passes: int, images: int):
     part = defense(name, passes=passes, images=images)
@@ -86,7 +88,7 @@ def test_the_budget_is_never_exceeded_and_told_exactly(name: str, passes: int, i
 def test_defences_declare_what_they_see(name: str):
     part = defense(name)
     (grant,) = part.needs
-    assert grant == Grant("dev", labels=name != "scale_lambda", per_task=24)
+    assert grant == Grant("dev", labels=name not in UNLABELLED, per_task=24)
     with pytest.raises(AccessDenied):
         run(part, granted=(Grant("dev", labels=False, per_task=6),))
 
