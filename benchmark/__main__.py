@@ -15,7 +15,7 @@ commands:
   demo                 the embedded experiment: table, csv and HTML report in ./demo
   run [-m] WORDS...    cells by Hydra words: lfpm-bench run attack=badnets merge=ties defense=lfpm
                        -m sweeps: lfpm-bench run -m merge='glob(*)' seed=0,1,2
-  ls GROUP [-v]        attacks, merges, defenses, suites, experiments, tables
+  ls GROUP [-v]        attacks, merges, defenses, stresses, suites, experiments, tables
   status EXPERIMENT    which cells are done, missing, failed, skipped, not implanted
   tables NAME [-f md]  a table of the records: md, tex, csv, html, json
   COMMAND --help       more on one command
@@ -78,7 +78,9 @@ def _demo(words: list[str]) -> int:
 
 def _ls(words: list[str]) -> int:
     parser = _Parser("lfpm-bench ls", description="What there is to choose from.")
-    parser.add_argument("group", help="attacks, merges, defenses, suites, experiments, tables")
+    parser.add_argument(
+        "group", help="attacks, merges, defenses, stresses, suites, experiments, tables"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="paper, data seen, values")
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args(words)
