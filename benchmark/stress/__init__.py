@@ -1,1 +1,0 @@
-"""Stresses: what happens to a defended model between its defence and its use."""
