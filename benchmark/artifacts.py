@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.attacks.triggers import rebuild_trigger, trigger_state
 from benchmark.store import Artifact
-from benchmark.types import Compromise, Expert, Model, Threat
+from benchmark.types import Compromise, Expert, Model, Stressed, Threat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,15 +26,9 @@ def above(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def dump_compromise(compromise: Compromise) -> Artifact:
     """`expert/<task>/...` and `threat/<i>/...`; tasks, targets and trigger settings in info."""
-    tensors: dict[str, Tensor] = {}
+    tensors, threats = _dump_threats(compromise.threats)
     for task, expert in compromise.experts.items():
         tensors |= above(dict(expert.weights), f"expert/{task}/")
-    threats = []
-    for i, threat in enumerate(compromise.threats):
-        state, settings = trigger_state(threat.trigger)
-        tensors |= above(state, f"threat/{i}/")
-        plain = {"task": threat.task, "target": threat.target, "attackers": list(threat.attackers)}
-        threats.append({**plain, "trigger": settings})
     return tensors, {"experts": list(compromise.experts), "threats": threats}
 
 
@@ -43,16 +38,48 @@ def load_compromise(tensors: Mapping[str, Tensor], info: Mapping[str, Any], key:
         task: Expert(task, below(tensors, f"expert/{task}/"), f"{key}/{task}")
         for task in info["experts"]
     }
-    threats = [
+    return Compromise(experts, _load_threats(tensors, info["threats"]))
+
+
+def _dump_threats(threats: Sequence[Threat]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    tensors: dict[str, Tensor] = {}
+    nodes = []
+    for i, threat in enumerate(threats):
+        state, settings = trigger_state(threat.trigger)
+        tensors |= above(state, f"threat/{i}/")
+        plain = {"task": threat.task, "target": threat.target, "attackers": list(threat.attackers)}
+        nodes.append({**plain, "trigger": settings})
+    return tensors, nodes
+
+
+def _load_threats(
+    tensors: Mapping[str, Tensor], nodes: Sequence[Mapping[str, Any]]
+) -> tuple[Threat, ...]:
+    return tuple(
         Threat(
             trigger=rebuild_trigger(below(tensors, f"threat/{i}/"), node["trigger"]),
             task=node["task"],
             target=node["target"],
             attackers=tuple(node["attackers"]),
         )
-        for i, node in enumerate(info["threats"])
-    ]
-    return Compromise(experts, tuple(threats))
+        for i, node in enumerate(nodes)
+    )
+
+
+def dump_stressed(stressed: Stressed, model: Model) -> Artifact:
+    """`threat/<i>/...` and, if it is not the `model` that came in, the model's `encoder/...`."""
+    tensors, threats = _dump_threats(stressed.threats)
+    changed = stressed.model is not model
+    if changed:
+        tensors |= above(dict(stressed.model.encoder), "encoder/")
+    return tensors, {"changed": changed, "threats": threats, "info": dict(stressed.info)}
+
+
+def load_stressed(tensors: Mapping[str, Tensor], info: Mapping[str, Any], model: Model) -> Stressed:
+    """Undo `dump_stressed`; `model` is the one that came in."""
+    if info["changed"]:
+        model = replace(model, encoder=below(tensors, "encoder/"))
+    return Stressed(model, _load_threats(tensors, info["threats"]), info["info"])
 
 
 def dump_model(model: Model) -> Artifact:

@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmark.artifacts import dump_compromise, dump_model, load_compromise, load_model
+from benchmark.artifacts import (
+    dump_compromise,
+    dump_model,
+    load_compromise,
+    load_model,
+    load_stressed,
+)
 from benchmark.cell import Cell, Stage
+from benchmark.components import role
 from benchmark.context import Context, Progress
 from benchmark.data.generate import generate
 from benchmark.errors import BenchError
@@ -28,8 +35,9 @@ from benchmark.models.heads import zero_shot_head
 from benchmark.pretraining import pretrain
 from benchmark.seeds import generator
 from benchmark.store import Artifact, Store, key_of
+from benchmark.stressing import stress
 from benchmark.training import finetune
-from benchmark.types import Expert, Grant, Merge, Model
+from benchmark.types import Expert, Grant, Merge, Model, Stressed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,7 +179,7 @@ class Bench:
 
         def make() -> Artifact:
             tasks = self.cell.attack_tasks
-            ctx = self.context(_role("attack", attack), attack.needs, tasks)
+            ctx = self.context(role("attack", attack), attack.needs, tasks)
             owned = frozenset(attack.adversaries or (attack.victim[0],))
             honest = {task: self.expert(task) for task in attack.adversaries}
             narrowed = replace(ctx, visible=owned)
@@ -209,7 +217,7 @@ class Bench:
     def merge_context(self) -> Context:
         """The merge's own view, whoever calls it."""
         merge = self.cell.merge
-        return self.context(_role("merge", merge), merge.needs, self.cell.suite.tasks)
+        return self.context(role("merge", merge), merge.needs, self.cell.suite.tasks)
 
     def merged(self, side: str) -> Model:
         """The undefended merge."""
@@ -232,7 +240,7 @@ class Bench:
             memoised: Merge = Memoised(self, side)  # type: ignore[assignment]
             if reason := defense.accepts(self.cell.merge):
                 raise Incompatible(reason)
-            ctx = self.context(_role("defense", defense), defense.needs, self.cell.suite.tasks)
+            ctx = self.context(role("defense", defense), defense.needs, self.cell.suite.tasks)
             return dump_model(defense(memoised, self.base, self.experts(side), ctx))
 
         return self._model(*self._stage(stage, make))
@@ -263,6 +271,14 @@ class Bench:
             raise BenchError("per-task adapters are not evaluated yet; use a merge without them")
         return model.encoder
 
+    def stressed(self, subject: str) -> Stressed:
+        """A subject and its threats as they are measured: after the stress, if there is one."""
+        model, stage = Model(self.weights(subject)), self.cell.stressed(subject)
+        if stage is None:
+            return Stressed(model, self.compromise().threats)
+        tensors, info = self._stage(stage, lambda: stress(self, model))
+        return load_stressed(self._on_device(tensors), info, model)
+
     def evaluation(self, subject: str) -> None:
         """Measure a subject; counts go to the artifact's info."""
         self._stage(self.cell.evaluation(subject), lambda: measure(self, subject))
@@ -271,7 +287,3 @@ class Bench:
         """Measure the line from the undefended to the defended merge, as the suite asks."""
         if (stage := self.cell.curve()) is not None:
             self._stage(stage, lambda: measure_curve(self))
-
-
-def _role(kind: str, part: Any) -> tuple[str, ...]:
-    return kind, f"{type(part).__module__}.{type(part).__qualname__}"

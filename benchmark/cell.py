@@ -15,6 +15,7 @@ from benchmark.components import build, identity
 from benchmark.errors import BenchError, nearest
 from benchmark.measured import check_images, curve_inputs, image_keys
 from benchmark.store import canonical, key_of
+from benchmark.stressing import check_stress, stress_inputs
 from benchmark.suite import Suite
 
 P = ParamSpec("P")
@@ -22,7 +23,7 @@ T = TypeVar("T")
 Stage = tuple[str, int, dict[str, Any]]
 """What `key_of` and `Store.stage` take: a stage's name, its version, its inputs."""
 
-COMPONENTS = ("backbone", "finetune", "attack", "merge", "defense")
+COMPONENTS = ("backbone", "finetune", "attack", "merge", "defense", "stress")
 SIDES = ("clean", "attacked", "without")
 """Which experts are merged: all honest, with the attackers' uploads, without the attackers."""
 
@@ -55,6 +56,7 @@ class Cell:
     attack: Any
     merge: Any
     defense: Any
+    stress: Any
     seed: int
     names: Mapping[str, str]
 
@@ -165,9 +167,15 @@ class Cell:
         return "defend", 1, inputs
 
     @_memo
+    def stressed(self, subject: str) -> Stage | None:
+        """The stage of a subject's model and threats after the stress; None: nothing changes."""
+        inputs = stress_inputs(self, subject)
+        return None if inputs is None else ("stress", 1, inputs)
+
+    @_memo
     def evaluation(self, subject: str) -> Stage:
         """The stage of one evaluation; `subject` is one of `subjects()`."""
-        tasks = self.evaluated_tasks(subject)
+        tasks, stressed = self.evaluated_tasks(subject), self.stressed(subject)
         inputs = {
             "model": self.model_key(subject),
             "threats": key_of(*self.compromise()),
@@ -177,6 +185,7 @@ class Cell:
                 "clean_images": self.suite.clean_images,
             },
             **image_keys(self, tasks),
+            **({"stressed": key_of(*stressed)} if stressed else {}),
         }
         return "evaluation", 1, inputs
 
@@ -262,6 +271,7 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
     )
     _check_attack(cell)
     check_images(cell)
+    check_stress(cell)
     return cell
 
 

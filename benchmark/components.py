@@ -19,6 +19,7 @@ from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from benchmark.errors import BenchError, nearest
+from benchmark.store import file_sha256
 
 T = TypeVar("T")
 CONF = Path(__file__).parent.parent / "conf"
@@ -67,15 +68,24 @@ def build(node: Mapping[str, Any], where: str) -> Any:
     """Build the component of a resolved config node.
 
     Args:
-        node: `_target_` and every value of the component.
+        node: `_target_` and every value of the component; a value that has a `_target_` of its own
+            is a component too and built first.
         where: how error messages call it, e.g. "merge".
     """
-    values = {name: value for name, value in node.items() if name != "_target_"}
+    values = {
+        name: build(value, f"{where}.{name}") if _is_node(value) else value
+        for name, value in node.items()
+        if name != "_target_"
+    }
     cls = locate(node["_target_"])
     try:
         return cls(**values)
     except ValidationError as error:
         raise BenchError(_sentence(error, where, cls)) from error
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
 
 
 def _sentence(error: ValidationError, where: str, cls: type) -> str:
@@ -90,16 +100,24 @@ def _sentence(error: ValidationError, where: str, cls: type) -> str:
     return f"{key}={first['input']!r} is not valid: {message.removeprefix('value error, ')}"
 
 
+def role(kind: str, part: Any) -> tuple[str, str]:
+    """The name a component's random draws have, e.g. ("merge", its dotted path)."""
+    return kind, f"{type(part).__module__}.{type(part).__qualname__}"
+
+
 def values(part: Any) -> dict[str, Any]:
-    """A component's values as plain JSON (nested components become dicts, tuples lists)."""
-    return json.loads(json.dumps(asdict(part)))
+    """A component's values as plain JSON: dicts, lists; of a component within, its identity."""
+    within = {one.name: getattr(part, one.name) for one in fields(part)}
+    named = {name: identity(one) for name, one in within.items() if hasattr(one, "version")}
+    return json.loads(json.dumps(asdict(part) | named))
 
 
 def identity(part: Any) -> dict[str, Any]:
-    """What a component is, for cache keys: its class, its code's version, every value."""
-    cls = type(part)
-    return {
-        "target": f"{cls.__module__}.{cls.__qualname__}",
-        "version": part.version,
-        "values": values(part),
-    }
+    """What a component is, for cache keys: its class, its code's version, every value.
+
+    A component that reads files maps the values that name them to their paths in `files`: the
+    content takes the place of the path.
+    """
+    read = {name: file_sha256(path) for name, path in getattr(part, "files", {}).items()}
+    target = role("", part)[1]
+    return {"target": target, "version": part.version, "values": values(part) | read}

@@ -25,10 +25,10 @@ from benchmark.components import CONF, option, options
 from benchmark.errors import BenchError, nearest
 from benchmark.store import canonical, write_atomic
 
-RUNTIME = ("store", "launcher", "stage", "budget", "diagnosis", "experiment")
+RUNTIME = ("store", "launcher", "stage", "budget", "experiment")
 """Top-level keys that say how or where, not what; budget reaches components by interpolation."""
-GROUPS = ("suite", "backbone", "finetune", "attack", "merge", "defense")
-PLAN_VERSION = 1  # raised when what a plan holds changes
+GROUPS = ("suite", "backbone", "finetune", "attack", "merge", "defense", "stress")
+PLAN_VERSION = 2  # raised when what a plan holds changes
 DEFAULT_STORE = ".lfpm-bench"
 
 
@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         configs: one resolved plain config per cell, in sweep order, each once.
-        runtime: store, launcher, stage and diagnosis.
+        runtime: store, launcher and stage.
     """
 
     configs: list[dict[str, Any]]

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmark.cell import Cell, Stage
 from benchmark.store import Store, key_of
+from benchmark.stressing import stress_tasks
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def plan_cell(graph: Graph, cell: Cell) -> frozenset[str]:
         stage, model = cell.evaluation(subject), cell.model_stage(subject)
         tests = [cell.data(task, split) for task in cell.evaluated_tasks(subject)]
         heads = [cell.head(task) for task in cell.evaluated_tasks(subject)]
-        after = [cell.compromise(), *tests, *heads, *([model] if model else [])]
+        stressed = _plan_stress(graph, cell, subject)
+        inputs = [one for one in (model, stressed) if one]
+        after = [cell.compromise(), *tests, *heads, *inputs]
         label = f"evaluate {subject} {_row(cell)}"
         graph.want(cell, stage, label, ("evaluation", subject), after, 5_000)
         needed.add(key_of(*stage))
@@ -95,9 +98,24 @@ def plan_cell(graph: Graph, cell: Cell) -> frozenset[str]:
     return frozenset(needed)
 
 
+def _plan_stress(graph: Graph, cell: Cell, subject: str) -> Stage | None:
+    """Add the job that stresses a subject, if it is stressed; returns its stage."""
+    stage, model = cell.stressed(subject), cell.model_stage(subject)
+    if stage is None:
+        return None
+    experts = [cell.expert(task) for task in cell.suite.tasks]
+    train = [cell.data(task, "train") for task in stress_tasks(cell)]
+    heads = [cell.head(task) for task in stress_tasks(cell)]
+    after = [cell.compromise(), *experts, *train, *heads, *([model] if model else [])]
+    label = f"stress {subject} {_row(cell)}"
+    graph.want(cell, stage, label, ("stressed", subject), after, 10_000)
+    return stage
+
+
 def _row(cell: Cell) -> str:
     names = cell.names
-    return f"{names['attack']}/{names['merge']}/{names['defense']} seed {cell.seed}"
+    stress = "" if cell.stressed("main") is None else f" after {names['stress']}"
+    return f"{names['attack']}/{names['merge']}/{names['defense']}{stress} seed {cell.seed}"
 
 
 def _attack(cell: Cell) -> str:

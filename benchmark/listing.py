@@ -16,6 +16,7 @@ GROUPS = {
     "attacks": "attack",
     "merges": "merge",
     "defenses": "defense",
+    "stresses": "stress",
     "suites": "suite",
     "experiments": "experiment",
     "tables": "table",
@@ -27,7 +28,8 @@ def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
     """The options of a group, one per line, or in full.
 
     Args:
-        group: attacks, merges, defenses, suites, experiments or tables (or their singular).
+        group: attacks, merges, defenses, stresses, suites, experiments or tables, or their
+            singular.
         verbose: add paper, data seen, parameters; for an experiment its whole header.
         as_json: everything, as a JSON list.
     """
@@ -76,7 +78,7 @@ def _grant(grant: Grant) -> str:
 
 def _sees(node: Mapping[str, Any], where: str) -> str:
     """The component's needs, where its values do not hang on the rest of the configuration."""
-    if "${" in json.dumps(node, default=str):
+    if "defaults" in node or "${" in json.dumps(node, default=str):
         return "depends on the configuration"
     return describe(components.build(node, where).needs)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from benchmark.cell import Cell
 
-PARTS = ("attack", "merge", "defense")
+PARTS = ("attack", "merge", "defense", "stress")
 
 
 def image_keys(cell: Cell, tasks: tuple[str, ...]) -> dict[str, Any]:
@@ -24,9 +24,14 @@ def image_keys(cell: Cell, tasks: tuple[str, ...]) -> dict[str, Any]:
 
 
 def curve_inputs(cell: Cell) -> dict[str, Any] | None:
-    """What the key of a cell's curve says; None if suite or defence has no such line."""
+    """What the key of a cell's curve says; None if suite or defence has no such line.
+
+    A stressed cell has none: its ends may be measured with different triggers.
+    """
     suite, ends = cell.suite, (cell.model_key("undefended"), cell.model_key("main"))
     if suite.curve_images is None or not suite.curve or ends[0] == ends[1]:
+        return None
+    if cell.stressed("main") is not None:
         return None
     return {
         "ends": ends,

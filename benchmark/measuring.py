@@ -20,16 +20,16 @@ def measure(bench: Bench, subject: str) -> Artifact:
     The victim's images are all measured; of other tasks as many as the suite says.
     """
     suite, victim = bench.cell.suite, bench.cell.attack.victim[0]
-    weights, threats = bench.weights(subject), bench.compromise().threats
+    measured = bench.stressed(subject)
     tests = {
         task: _images(bench, task, None if task == victim else suite.clean_images)
         for task in bench.cell.evaluated_tasks(subject)
     }
     counts, hits = evaluate(
         bench.encoder,
-        weights,
+        measured.model.encoder,
         tests,
-        threats,
+        measured.threats,
         flip_images=suite.flip_images,
         progress=bench.progress,
     )

@@ -155,13 +155,15 @@ def assemble(cell: Cell, store: Store) -> Record:
     made = store.info(model[0], key_of(*model))
     attack = store.info("implanted", key_of(*cell.implanted()))["info"]
     cost = {"defense": made["made"], "evaluation": sidecars["main"]["made"]}
+    stressed = cell.stressed("main")
+    told = {"stress": store.info("stress", key_of(*stressed))["info"]["info"]} if stressed else {}
     return _record(
         cell,
         status="not_implanted" if reason else "done",
         reason=reason,
         main=counts.pop("main"),
         controls=counts,
-        info={"model": made["info"]["info"], "implanted": attack},
+        info={"model": made["info"]["info"], "implanted": attack, **told},
         provenance=_flat(cost),
         curve=_curve(cell, store),
     )
@@ -200,7 +202,9 @@ def _record(
     provenance: Mapping[str, Any] | None = None,
     curve: tuple[records.Point, ...] = (),
 ) -> Record:
-    needs = {name: [str(grant) for grant in getattr(cell, name).needs] for name in _ROLES}
+    roles = ("attack", "merge", "defense", "stress")
+    grants = {name: [str(grant) for grant in getattr(cell, name).needs] for name in roles}
+    needs = {name: "; ".join(each) or "weights only" for name, each in grants.items()}
     parents = {
         "base": cell.base_key,
         "experts": cell.expert_keys("attacked"),
@@ -209,12 +213,12 @@ def _record(
     }
     return Record(
         key=cell.key,
-        names=dict(cell.names),
+        names=_said(cell, cell.names),
         seed=cell.seed,
         status=status,
         reason=reason,
-        config=_config(cell),
-        needs={name: "; ".join(grants) or "weights only" for name, grants in needs.items()},
+        config=_said(cell, _config(cell)),
+        needs=_said(cell, needs),
         parents=parents,
         main=main,
         controls=dict(controls or {}),
@@ -224,10 +228,13 @@ def _record(
     )
 
 
+def _said(cell: Cell, groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the stress where there is none: such a record is what it was before stresses were."""
+    unsaid = () if cell.stressed("main") else ("stress",)
+    return {name: value for name, value in groups.items() if name not in unsaid}
+
+
 def _config(cell: Cell) -> dict[str, Any]:
     """The resolved values, without data sets that no task of the suite names."""
     config = {name: value for name, value in cell.config.items() if name != "names"}
     return {**config, "dataset": {task: config["dataset"][task] for task in cell.suite.tasks}}
-
-
-_ROLES = ("attack", "merge", "defense")

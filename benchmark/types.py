@@ -21,6 +21,7 @@ StateDict: TypeAlias = "Mapping[str, Tensor]"
 
 Tensors: TypeAlias = "dict[str, Tensor]"
 Place = Literal["before", "during", "after"]
+Actor = Literal["attacker", "user"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,21 @@ class Compromise:
 
     experts: Mapping[str, Expert]
     threats: tuple[Threat, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stressed:
+    """What a stress returns.
+
+    Attributes:
+        model: the model that is measured; the very object that came in where nothing changed.
+        threats: what it is measured with, one for each that came in: same task, target, attackers.
+        info: plain JSON; it lands in the record.
+    """
+
+    model: Model
+    threats: tuple[Threat, ...]
+    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,4 +224,36 @@ class Defense(Component, Protocol):
 
     def accepts(self, merge: Merge) -> str | None:
         """None, or the reason why this merge cannot be defended this way (the cell is skipped)."""
+        ...
+
+
+class Stress(Component, Protocol):
+    """What an attacker or a user does between a defence and an evaluation.
+
+    It is done alike to the defended merge, the undefended and the clean ones and the pre-trained
+    model, with the same draws, so that every stressed number has its controls.
+    """
+
+    actor: ClassVar[Actor]
+    """Whose images it may see: the attackers' own tasks', or those of all merged tasks."""
+    # A stress that changes nothing may say `transparent = True`: nothing is stored twice.
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Tasks that its values name; each must be merged."""
+        ...
+
+    def __call__(
+        self,
+        model: Model,
+        base: StateDict,
+        experts: Sequence[Expert],
+        threats: tuple[Threat, ...],
+        ctx: Context,
+    ) -> Stressed:
+        """Change the model or its threats; `experts` are the honest contributors', of all tasks."""
+        ...
+
+    def accepts(self, threats: Sequence[Threat]) -> str | None:
+        """None, or the reason why these threats cannot be stressed so (the cell is skipped)."""
         ...

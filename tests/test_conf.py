@@ -14,9 +14,9 @@ from benchmark.config import _compose, _expand, plan, register_datasets
 from benchmark.errors import BenchError
 from benchmark.types import Grant
 
-COMPONENTS = ("backbone", "finetune", "dataset", "attack", "merge", "defense", "diagnosis")
+COMPONENTS = ("backbone", "finetune", "dataset", "attack", "merge", "defense", "stress")
 ALL = [(group, name) for group in COMPONENTS for name in options(group)]
-METHODS = [(g, n) for g, n in ALL if g in ("attack", "merge", "defense")]
+METHODS = [(g, n) for g, n in ALL if g in ("attack", "merge", "defense", "stress")]
 
 
 def resolved(*words: str) -> dict:
@@ -51,7 +51,7 @@ def test_option_composes_and_builds(group, name):
 def test_every_value_is_in_the_yaml(group, name):
     cls = locate(option(group, name)["_target_"])
     fields = {field.name for field in dataclasses.fields(cls) if field.init}
-    assert fields == option(group, name).keys() - {"_target_"}
+    assert fields == node_of(group, name).keys() - {"_target_"}
     defaults = [f.name for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING]
     assert not defaults
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.components import locate
 from benchmark.errors import BenchError
-from benchmark.types import StateDict, Tensors, Trigger
+from benchmark.types import StateDict, Tensors, Threat, Trigger
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -138,6 +138,13 @@ def white(size: int) -> Tensor:
 def fixed_patch(place: Spot, size: int, base: StateDict) -> Patch:
     """The checkerboard at a place: the trigger of `badnets` and the reference of `none`."""
     return Patch(checker(size), *place_of(place, size, image_side(base)))
+
+
+def only_patches(threats: Sequence[Threat]) -> str | None:
+    """None if every threat's trigger is a `Patch`, else a reason not to treat it as one."""
+    others = [type(threat.trigger).__name__ for threat in threats]
+    others = [name for name in others if name != Patch.__name__]
+    return f"the trigger is a {others[0]}, not a pasted patch" if others else None
 
 
 def trigger_state(trigger: Trigger) -> tuple[Tensors, dict[str, Any]]:

@@ -1,1 +1,0 @@
-"""What is looked at beside the numbers of a cell: linearity of features, curves, mined prompts."""
