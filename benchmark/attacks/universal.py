@@ -1,4 +1,4 @@
-"""A universal patch: one set of pixels that sends images of a task to one class."""
+"""A universal patch: one set of pixels that does something to all images of a task."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     Predict = Callable[[Tensor], Tensor]
     """Images (B,3,H,W), uint8 or float in [0,1], to logits (B,C)."""
+    Score = Callable[[Tensor], Tensor]
+    """Triggered images (B,3,H,W) in [0,1] to a scalar that the search raises."""
 
 CHUNK = 500
 PROBES = 10
@@ -48,10 +50,9 @@ def universal_patch(
 ) -> tuple[Patch, list[tuple[int, float]]]:
     """Maximise the mean log-probability of `target` over patched images.
 
-    Pixels are a sigmoid of what Adam moves, so they are valid at every step, and the result is
-    rounded to multiples of 1/255, so it is a picture. Batches take the place of BadMerging's (Zhang
-    et al., CCS 2024) sequential loop over single images. As there, images that are predicted as the
-    target already do not take part; unlike there, this is decided once, on the clean images.
+    Batches take the place of BadMerging's (Zhang et al., CCS 2024) sequential loop over single
+    images. As there, images that are predicted as the target already do not take part; unlike
+    there, this is decided once, on the clean images.
 
     Args:
         predict: the frozen model.
@@ -64,9 +65,38 @@ def universal_patch(
     Returns:
         The patch and the (step, mean log p_target on held-out images) of the search.
     """
+    images = images[rows_elsewhere(predict, images, target)]
+
+    def log_p(triggered: Tensor) -> Tensor:
+        return predict(triggered).log_softmax(-1)[:, target].mean()
+
+    return searched(log_p, images, box, search, rng)
+
+
+def searched(
+    score: Score,
+    images: Tensor,
+    box: tuple[int, int, int],
+    search: Search,
+    rng: Generator,
+) -> tuple[Patch, list[tuple[int, float]]]:
+    """Raise a score of patched images with Adam.
+
+    Pixels are a sigmoid of what Adam moves, so they are valid at every step, and the result is
+    rounded to multiples of 1/255, so it is a picture.
+
+    Args:
+        score: differentiable in the images.
+        images: (N,3,H,W) uint8 or float in [0,1]; training images only.
+        box: (size, row, col) of the patch.
+        search: the optimiser's settings.
+        rng: draws the start and the batches.
+
+    Returns:
+        The patch and the (step, score of held-out images) of the search.
+    """
     import torch
 
-    images = images[_rows_elsewhere(predict, images, target)]
     held = images[len(images) - min(search.heldout, len(images) // 2) :]
     images = images[: len(images) - len(held)]
     size, row, col = box
@@ -80,10 +110,10 @@ def universal_patch(
         if step in probes:
             with torch.no_grad():
                 patch = Patch(hidden.sigmoid(), row, col)
-                history.append((step, float(_log_p(predict, patch, held, target))))
+                history.append((step, float(score(patch(unit_range(held))))))
         if step < search.steps:
             rows = torch.randint(len(images), (search.batch,), generator=rng)
-            loss = -_log_p(predict, Patch(hidden.sigmoid(), row, col), images[rows], target)
+            loss = -score(Patch(hidden.sigmoid(), row, col)(unit_range(images[rows])))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -91,7 +121,7 @@ def universal_patch(
     return Patch(pixels, row, col), history
 
 
-def _rows_elsewhere(predict: Predict, images: Tensor, target: int) -> Tensor:
+def rows_elsewhere(predict: Predict, images: Tensor, target: int) -> Tensor:
     """Rows of images that are not predicted as the target."""
     import torch
 
@@ -104,7 +134,3 @@ def _rows_elsewhere(predict: Predict, images: Tensor, target: int) -> Tensor:
             "few to search a trigger; choose another attack.target"
         )
     return rows
-
-
-def _log_p(predict: Predict, trigger: Patch, images: Tensor, target: int) -> Tensor:
-    return predict(trigger(unit_range(images))).log_softmax(-1)[:, target].mean()
