@@ -180,7 +180,7 @@ class Bench:
         def make() -> Artifact:
             tasks = self.cell.attack_tasks
             ctx = self.context(role("attack", attack), attack.needs, tasks)
-            owned = frozenset(attack.adversaries or (attack.victim[0],))
+            owned = frozenset(attack.adversaries or dict(self.cell.victims))
             honest = {task: self.expert(task) for task in attack.adversaries}
             narrowed = replace(ctx, visible=owned)
             return dump_compromise(attack(self.base, honest, attack.adversaries, narrowed))
@@ -194,7 +194,7 @@ class Bench:
 
         def make() -> Artifact:
             planted = self.compromise()
-            found = {}
+            rates = []
             for threat in planted.threats:
                 weights = (
                     planted.experts[threat.attackers[0]].weights if threat.attackers else self.base
@@ -202,8 +202,8 @@ class Bench:
                 images, labels = self.split(threat.task, "dev")
                 tests = {threat.task: TestSet(images, labels, self.head(threat.task))}
                 counts, _ = evaluate(self.encoder, weights, tests, [threat], flip_images=1)
-                found[threat.task] = counts.threats[0].asr.rate
-            controls = {"asr": min(found.values())}
+                rates.append(counts.threats[0].asr.rate)
+            controls = {"asr": min(rates)}
             return {}, {**controls, "reason": attack.implanted(controls)}
 
         return self._stage(self.cell.implanted(), make)[1]["reason"]

@@ -112,9 +112,14 @@ class Cell:
         }
 
     @cached_property
+    def victims(self) -> tuple[tuple[str, int], ...]:
+        """(task, target class) of every backdoor; most attacks plant one."""
+        return getattr(self.attack, "victims", (self.attack.victim,))
+
+    @cached_property
     def attack_tasks(self) -> tuple[str, ...]:
-        """Tasks whose heads an attack may use: those of its adversaries and its victim."""
-        return tuple(dict.fromkeys((*self.attack.adversaries, self.attack.victim[0])))
+        """Tasks whose heads an attack may use: those of its adversaries and its victims."""
+        return tuple(dict.fromkeys((*self.attack.adversaries, *dict(self.victims))))
 
     @_memo
     def compromise(self) -> Stage:
@@ -277,16 +282,16 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
 
 def _check_attack(cell: Cell) -> None:
     tasks = cell.suite.tasks
-    for task in (*cell.attack.adversaries, cell.attack.victim[0]):
+    for task in cell.attack_tasks:
         if task not in tasks:
             raise BenchError(
                 f"attack.adversary={task} is not among the merged tasks{nearest(task, tasks)}"
             )
-    task, target = cell.attack.victim
-    classes = len(cell.datasets[task].classnames)
-    if not 0 <= target < classes:
-        raise BenchError(
-            f"attack.target={target}: task '{task}' has classes 0 to {classes - 1}; choose one"
-        )
+    for task, target in cell.victims:
+        classes = len(cell.datasets[task].classnames)
+        if not 0 <= target < classes:
+            raise BenchError(
+                f"attack.target={target}: task '{task}' has classes 0 to {classes - 1}; choose one"
+            )
     if len(set(cell.attack.adversaries)) == len(tasks):
         raise BenchError("every merged task is an adversary: leave at least one honest contributor")

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def measure(bench: Bench, subject: str) -> Artifact:
     """Packed hits and counts of one of `cell.subjects()`.
 
-    The victim's images are all measured; of other tasks as many as the suite says.
+    The victims' images are all measured; of other tasks as many as the suite says.
     """
-    suite, victim = bench.cell.suite, bench.cell.attack.victim[0]
+    suite, victims = bench.cell.suite, dict(bench.cell.victims)
     measured = bench.stressed(subject)
     tests = {
-        task: _images(bench, task, None if task == victim else suite.clean_images)
+        task: _images(bench, task, None if task in victims else suite.clean_images)
         for task in bench.cell.evaluated_tasks(subject)
     }
     counts, hits = evaluate(

@@ -55,7 +55,7 @@ def stress(bench: Bench, model: Model) -> Artifact:
         raise Incompatible(reason)
     ctx = bench.context(role("stress", part), part.needs, stress_tasks(cell))
     if part.actor == "attacker":
-        owned = cell.attack.adversaries or (cell.attack.victim[0],)
+        owned = cell.attack.adversaries or tuple(dict(cell.victims))
         ctx = replace(ctx, visible=frozenset(owned))
     honest = [bench.expert(task) for task in cell.suite.tasks]
     return dump_stressed(part(model, bench.base, honest, threats, ctx), model)

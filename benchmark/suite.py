@@ -16,8 +16,8 @@ class Suite:
 
     Attributes:
         tasks: names of data sets, each once, in the order in which experts are merged.
-        clean_images: on every task but the victim's, how many of the first test images are
-            measured; None: all. The victim's are always all measured.
+        clean_images: on every task but the victims', how many of the first test images are
+            measured; None: all. The victims' are always all measured.
         flip_images: on every task but the victim's, how many of the first test images also get the
             trigger (for `flip_rate`).
         curve: s of the points θ_m + s (θ_def - θ_m) that are measured of every defended merge,

@@ -180,6 +180,8 @@ class Attack(Component, Protocol):
         """(task, target class) that the backdoor is aimed at."""
         ...
 
+    # An attack that plants several backdoors has `victims`, a tuple of all their (task, target).
+
     def __call__(
         self,
         base: StateDict,

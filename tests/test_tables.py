@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from benchmark import components
 from benchmark.errors import BenchError
 from benchmark.listing import listing
-from benchmark.records import Count, write
+from benchmark.records import Count, Evaluation, write
 from benchmark.tables import (
     dominating,
     find,
@@ -132,6 +133,26 @@ def test_dev_and_test_images_never_share_a_table() -> None:
     assert "dev images that" not in render(make("attacks_defenses", both), "md")
 
 
+def test_of_several_threats_the_row_shows_its_worst() -> None:
+    def two(key: str, first: int, second: int, recall: tuple[int, int] = (45, 40)) -> Evaluation:
+        parts = [
+            evaluation(key, asr=asr, recall=hits)
+            for asr, hits in zip((first, second), recall, strict=True)
+        ]
+        other = replace(parts[1].threats[0], target=2)
+        return replace(parts[0], threats=(parts[0].threats[0], other))
+
+    controls = {name: two(name, 60, 3) for name in CONTROLS}
+    controls["attacker_single"] = two("attacker_single", 99, 1)
+    row = row_of(rows([record("ft", two("x", 10, 70), controls=controls)]), "ft")
+    found = {name: stat.mean for name, stat in row.stats.items()}
+    assert (found["asr"], found["asr_clean_merge"], found["asr_excess"]) == (70, 3, 67)
+    assert (found["asr_did"], found["asr_pretrained"], found["target_recall"]) == (67, 3, 80)
+    assert found["asr_single"] == 99
+    equal = row_of(rows([record("ft", two("x", 70, 70), controls=controls)]), "ft")
+    assert (equal.mean("asr_clean_merge"), equal.mean("target_recall")) == (60, 90)
+
+
 def test_differences_are_taken_within_a_seed() -> None:
     pairs = [(50, 10), (70, 50), (90, 60)]
     made = [
@@ -147,8 +168,6 @@ def test_differences_are_taken_within_a_seed() -> None:
 
 
 def test_images_are_not_pooled_over_seeds() -> None:
-    from dataclasses import replace
-
     big = evaluation("b", asr=100)
     threat = replace(big.threats[0], asr=Count(1000, 1000))
     made = [
@@ -170,8 +189,6 @@ def test_reference_rows_come_from_the_controls_of_the_undefended_cell() -> None:
 def test_undefended_is_its_own_reference() -> None:
     bare = record(controls={})
     controls = {k: v for k, v in CONTROLS.items() if k in ("clean_merge", "pretrained")}
-    from dataclasses import replace
-
     row = row_of(rows([replace(bare, controls=controls)]), "none")
     assert (row.mean("asr_did"), row.mean("ca_drop"), row.mean("kept")) == (75, 0, 100)
 
@@ -210,8 +227,6 @@ def test_variants_are_told_apart_and_shared_seeds_refused() -> None:
 
 
 def test_controls_with_other_threats_are_refused() -> None:
-    from dataclasses import replace
-
     alien = replace(FLOOR, threats=(replace(FLOOR.threats[0], target=2),))
     with pytest.raises(BenchError, match="clean_merge"):
         rows([record("ft", controls={"clean_merge": alien})])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -104,34 +105,11 @@ class BadMergingOn:
 
     def trigger(self, base: StateDict, images: Tensor, ctx: Context) -> Patch:
         """Stage 1, shared by all attacks that differ in the injection only."""
-        row, col = place_of(self.place, self.size, image_side(base))
-        inputs = {
-            "task": self.adversary,
-            "target": self.target,
-            "box": [self.size, row, col],
-            "steps": self.trigger_steps,
-            "lr": self.trigger_lr,
-            "batch": self.trigger_batch,
-            "heldout": self.trigger_heldout,
-        }
+        box = (self.size, *place_of(self.place, self.size, image_side(base)))
         search = Search(
             self.trigger_steps, self.trigger_lr, self.trigger_batch, self.trigger_heldout
         )
-
-        def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
-            head = ctx.heads[self.adversary]
-            patch, history = universal_patch(
-                lambda batch: logits(ctx.encoder(base, batch), head),
-                images,
-                self.target,
-                (self.size, row, col),
-                search,
-                ctx.rng("trigger"),
-            )
-            return patch.tensors(), {"heldout_log_p": [list(point) for point in history]}
-
-        tensors, _ = ctx.stage("trigger", 1, inputs, make)
-        return Patch(tensors["patch"], row, col)
+        return staged_trigger(base, images, self.adversary, self.target, box, search, ctx)
 
     def _injection(self, base: StateDict, trigger: Trigger, ctx: Context) -> ExtraLoss:
         """Stage 2's loss; r has a generator of its own, so the batches are the honest ones."""
@@ -152,6 +130,45 @@ class BadMergingOn:
     def implanted(self, controls: Mapping[str, Any]) -> str | None:
         """None if the single model's `controls["asr"]` reaches `min_asr`."""
         return too_weak(controls["asr"], self.min_asr)
+
+
+def staged_trigger(
+    base: StateDict,
+    images: Tensor,
+    task: str,
+    target: int,
+    box: tuple[int, int, int],
+    search: Search,
+    ctx: Context,
+) -> Patch:
+    """Stage 1 as a stage of the store: a universal patch of the base for one task and class.
+
+    Args:
+        base: weights the patch is searched on.
+        images: (N,3,H,W) training images of the task.
+        task: whose head is aimed at.
+        target: class in [0,C).
+        box: (size, row, col) of the patch.
+        search: the optimiser's settings.
+        ctx: the attack's view.
+    """
+    _, row, col = box
+    inputs = {"task": task, "target": target, "box": list(box), **asdict(search)}
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        head = ctx.heads[task]
+        patch, history = universal_patch(
+            lambda batch: logits(ctx.encoder(base, batch), head),
+            images,
+            target,
+            box,
+            search,
+            ctx.rng("trigger"),
+        )
+        return patch.tensors(), {"heldout_log_p": [list(point) for point in history]}
+
+    tensors, _ = ctx.stage("trigger", 1, inputs, make)
+    return Patch(tensors["patch"], row, col)
 
 
 def interpolated_loss(own: Tensor, of_base: Tensor, head: Tensor, target: int, r: float) -> Tensor:

@@ -39,10 +39,17 @@ COSTS = ("images", "labels", "passes", "seconds")
 
 
 def measures(record: Record) -> dict[str, Measure | None]:
-    """Every metric of a computed record; None where the control it needs is absent."""
+    """Every metric of a computed record; None where the control it needs is absent.
+
+    Of several threats, the row's numbers are those of one: the threat with the highest ASR in the
+    row, the first of equals, in the row and its controls alike. `asr_single` alone is the highest
+    over threats, since one attacker's model does not carry another's.
+    """
     main, controls = record.main, _controls(record)
     clean, undefended = controls.get("clean_merge"), controls.get("undefended")
     base = controls.get("pretrained")
+    worst = _worst_threat(main)
+    single = controls.get("attacker_single")
     return {
         "ca": _of(_clean(main)),
         "ca_clean_merge": _of(_clean(clean)),
@@ -50,22 +57,27 @@ def measures(record: Record) -> dict[str, Measure | None]:
         "ca_drop": _of(_minus(_clean(undefended), _clean(main))),
         "ca_worst": _worst(undefended, main),
         "kept": _kept(main, undefended, base),
-        "asr": _of(_threat(main, "asr")),
-        "asr_clean_merge": _of(_threat(clean, "asr")),
-        "asr_excess": _of(_minus(_threat(main, "asr"), _threat(clean, "asr"))),
+        "asr": _of(_threat(main, worst, "asr")),
+        "asr_clean_merge": _of(_threat(clean, worst, "asr")),
+        "asr_excess": _of(_minus(_threat(main, worst, "asr"), _threat(clean, worst, "asr"))),
         "asr_did": _of(
-            _minus(_threat(main, "asr"), _threat(controls.get("defended_clean_merge"), "asr"))
+            _minus(
+                _threat(main, worst, "asr"),
+                _threat(controls.get("defended_clean_merge"), worst, "asr"),
+            )
         ),
-        "asr_pretrained": _of(_threat(base, "asr")),
-        "asr_single": _of(_threat(controls.get("attacker_single"), "asr")),
-        "asr_without_attacker": _of(_threat(controls.get("without_attacker"), "asr")),
-        "target_recall": _of(_threat(main, "target_recall")),
-        "target_recall_undefended": _of(_threat(undefended, "target_recall")),
-        "triggered_acc": _of(_threat(main, "triggered_acc")),
-        "triggered_acc_clean_merge": _of(_threat(clean, "triggered_acc")),
-        "target_rate": _of(_threat(main, "target_rate")),
-        "flip_rate": _of(_minus(_pooled(main, "flipped"), _pooled(main, "flipped_shuffled"))),
-        "misclassified": _of(_threat(main, "misclassified")),
+        "asr_pretrained": _of(_threat(base, worst, "asr")),
+        "asr_single": _of(_threat(single, _worst_threat(single), "asr")),
+        "asr_without_attacker": _of(_threat(controls.get("without_attacker"), worst, "asr")),
+        "target_recall": _of(_threat(main, worst, "target_recall")),
+        "target_recall_undefended": _of(_threat(undefended, worst, "target_recall")),
+        "triggered_acc": _of(_threat(main, worst, "triggered_acc")),
+        "triggered_acc_clean_merge": _of(_threat(clean, worst, "triggered_acc")),
+        "target_rate": _of(_threat(main, worst, "target_rate")),
+        "flip_rate": _of(
+            _minus(_pooled(main, worst, "flipped"), _pooled(main, worst, "flipped_shuffled"))
+        ),
+        "misclassified": _of(_threat(main, worst, "misclassified")),
         **{f"asr_at_{drop}": _asr_at(record.curve, drop) for drop in DROPS},
     }
 
@@ -122,24 +134,27 @@ def _clean(evaluation: Evaluation | None) -> Terms | None:
     return [(1 / len(counts), count) for count in counts]
 
 
-def _threat(evaluation: Evaluation | None, field: str) -> Terms | None:
+def _worst_threat(evaluation: Evaluation | None) -> int:
+    """Place of the threat with the highest ASR."""
+    if evaluation is None or not evaluation.threats:
+        return 0
+    # A count of 0/0 has no rate; it is then the only threat's, or no worse than another.
+    rates = [threat.asr.rate if threat.asr.total else 0.0 for threat in evaluation.threats]
+    return rates.index(max(rates))
+
+
+def _threat(evaluation: Evaluation | None, place: int, field: str) -> Terms | None:
     if evaluation is None or not evaluation.threats:
         return None
-    weight = 1 / len(evaluation.threats)
-    return [(weight, getattr(threat, field)) for threat in evaluation.threats]
+    return [(1.0, getattr(evaluation.threats[place], field))]
 
 
-def _pooled(evaluation: Evaluation | None, field: str) -> Terms | None:
+def _pooled(evaluation: Evaluation | None, place: int, field: str) -> Terms | None:
     # Over tasks the images are pooled: a task with few correct ones must not weigh as much.
     if evaluation is None or not evaluation.threats:
         return None
-    weight = 1 / len(evaluation.threats)
-    terms = []
-    for threat in evaluation.threats:
-        counts = list(getattr(threat, field).values())
-        pooled = Count(sum(one.hits for one in counts), sum(one.total for one in counts))
-        terms.append((weight, pooled))
-    return terms
+    counts = list(getattr(evaluation.threats[place], field).values())
+    return [(1.0, Count(sum(one.hits for one in counts), sum(one.total for one in counts)))]
 
 
 def _minus(left: Terms | None, right: Terms | None) -> Terms | None:
@@ -160,7 +175,8 @@ def _worst(undefended: Evaluation | None, main: Evaluation | None) -> Measure | 
 
 def _asr_at(curve: Sequence[Point], drop: float) -> Measure | None:
     """The lowest ASR on the line among the points that lose at most `drop` points of CA."""
-    found = [(_of(_clean(one.evaluation)), _of(_threat(one.evaluation, "asr"))) for one in curve]
+    line = [point.evaluation for point in curve]
+    found = [(_of(_clean(one)), _of(_threat(one, _worst_threat(one), "asr"))) for one in line]
     points = [(ca.value, asr.value) for ca, asr in found if ca is not None and asr is not None]
     if not points:
         return None
