@@ -102,8 +102,6 @@ def test_planted_is_judged_by_the_weakest_plant(honest: dict[str, Expert]):
     seen: dict[str, Any] = {}
 
     class Two(Bench):
-        encoder = tiny.encoder()
-
         def compromise(self) -> Compromise:
             return planted
 
@@ -120,7 +118,9 @@ def test_planted_is_judged_by_the_weakest_plant(honest: dict[str, Expert]):
 
     cell: Any = SimpleNamespace(attack=part, implanted=lambda: ("implanted", 1, {}))
     store: Any = None
-    Two(cell, store).implanted()
+    bench = Two(cell, store)
+    bench.__dict__["encoder"] = tiny.encoder()
+    bench.implanted()
     tests = {"a": TestSet(*tiny.split("a", "dev"), tiny.head("a"))}
     weights = planted.experts["a"].weights
     counts, _ = evaluate(tiny.encoder(), weights, tests, planted.threats, flip_images=1)
