@@ -18,6 +18,7 @@ commands:
   ls GROUP [-v]        attacks, merges, defenses, stresses, suites, experiments, tables
   status EXPERIMENT    which cells are done, missing, failed, skipped, not implanted
   tables NAME [-f md]  a table of the records: md, tex, csv, html, json
+  export-vector CELL   a by-product of a finished cell's defended model as a safetensors file
   COMMAND --help       more on one command
 
 Tables and JSON go to standard output, everything else to standard error.
@@ -48,7 +49,13 @@ def _dispatch(words: list[str]) -> int:
         from benchmark.cli import run
 
         return run(rest)
-    commands = {"demo": _demo, "ls": _ls, "status": _status, "tables": _tables}
+    commands = {
+        "demo": _demo,
+        "ls": _ls,
+        "status": _status,
+        "tables": _tables,
+        "export-vector": _export,
+    }
     if command not in commands:
         from benchmark.errors import nearest
 
@@ -124,6 +131,23 @@ def _tables(words: list[str]) -> int:
         else:
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / f"{args.name}.{name}").write_text(text + "\n")
+    return 0
+
+
+def _export(words: list[str]) -> int:
+    parser = _Parser(
+        "lfpm-bench export-vector",
+        description="Write a by-product of a finished cell's defended model to a safetensors file.",
+    )
+    parser.add_argument("words", nargs="+", help="the Hydra words of one cell, or a record's key")
+    parser.add_argument("--family", default="tau_a", help="which by-product (default: tau_a)")
+    parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
+    args = parser.parse_args(words)
+    import json
+
+    from benchmark.export import export
+
+    sys.stdout.write(json.dumps(export(args.words, args.family, args.out), indent=1) + "\n")
     return 0
 
 

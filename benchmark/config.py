@@ -69,15 +69,20 @@ def plan(argv: Sequence[str]) -> Plan | None:
     return made
 
 
-def _cache_path(argv: Sequence[str]) -> Path:
+def store_of(argv: Sequence[str]) -> Path:
+    """The store's folder as the words or the environment name it."""
     chosen = [word.removeprefix("store=") for word in argv if word.startswith("store=")]
-    root = Path(chosen[-1] if chosen else os.environ.get("LFPM_BENCH_STORE", DEFAULT_STORE))
+    root = chosen[-1] if chosen else os.environ.get("LFPM_BENCH_STORE", DEFAULT_STORE)
+    return Path(root).expanduser()
+
+
+def _cache_path(argv: Sequence[str]) -> Path:
     asked = [PLAN_VERSION, os.environ.get("LFPM_BENCH_STORE"), *argv]
     digest = hashlib.sha256(canonical(asked).encode())
     for path in sorted(CONF.rglob("*.yaml")):
         digest.update(str(path.relative_to(CONF)).encode())
         digest.update(path.read_bytes())
-    return root.expanduser() / "plans" / f"{digest.hexdigest()[:32]}.json"
+    return store_of(argv) / "plans" / f"{digest.hexdigest()[:32]}.json"
 
 
 def _expand(argv: Sequence[str]) -> list[dict[str, Any]] | None:

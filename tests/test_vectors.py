@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,15 @@ from safetensors.torch import save_file
 from baselines.merging.simple_average import SimpleAverage
 from baselines.merging.task_arithmetic import TaskArithmetic
 from benchmark.algebra import add, norm, task_vector
+from benchmark.artifacts import dump_model
 from benchmark.components import build, identity, option, role
 from benchmark.errors import BenchError
-from benchmark.types import Grant, Model
+from benchmark.export import export
+from benchmark.records import Record, write
+from benchmark.store import Store, file_sha256
+from benchmark.types import Model
 from tests import tiny
+from tests.made_records import record
 from tests.test_lfpm import lfpm
 
 BASE = tiny.base()
@@ -119,5 +126,49 @@ def test_files_that_do_not_do_are_told_in_one_sentence(tmp_path):
         run(vector(tmp_path / "short"))
 
 
-def test_grants_are_unlabelled():
-    assert all(not need.labels for need in transfer().needs if isinstance(need, Grant))
+# -- to a file
+
+
+@pytest.fixture
+def kept(tmp_path) -> tuple[Store, Record]:
+    """A store with one record and its defended model."""
+    store = Store(tmp_path / "store")
+    found = replace(record("lfpm"), key="0" * 32, parents={"model": "1" * 32})
+    artifacts = {f"tau_a/{name}": value for name, value in TAU.items()}
+    artifacts["prompt/a"] = torch.zeros(1, 3, 4, 4)
+    write(store.root / "records", found)
+    store.save("defend", "1" * 32, dump_model(Model(BASE, artifacts=artifacts)), {})
+    return store, found
+
+
+def test_a_vector_goes_to_a_file_and_comes_back_as_a_defence(kept, tmp_path):
+    (store, found), out = kept, tmp_path / "out" / "tau.safetensors"
+    told = export([found.key, f"store={store.root}"], "tau_a", out)
+    assert (told["record"], told["tensors"]) == (found.key, len(TAU))
+    assert told["norm"] == pytest.approx(norm(TAU))
+    assert told["sha256"] == identity(vector(out))["values"]["file"] == file_sha256(out)
+    made = run(vector(out, 0.5))
+    merged = MERGE(BASE, EXPERTS, tiny.context()).encoder
+    assert tiny.equal(made.encoder, add(merged, TAU, 0.5))
+    said = made.info["file"]
+    assert (said["family"], said["record"]) == ("tau_a", found.key)
+    assert json.loads(said["names"]) == found.names
+    assert json.loads(said["config"]) == found.config
+    other = export([found.key, f"store={store.root}"], "prompt", out)
+    assert other["tensors"] == 1
+
+
+def test_what_cannot_be_exported_is_told_in_one_sentence(kept, tmp_path):
+    (store, found), out = kept, tmp_path / "tau.safetensors"
+    with pytest.raises(BenchError, match=r"left no 'tau' .*did you mean 'tau_a'"):
+        export([found.key, f"store={store.root}"], "tau", out)
+    with pytest.raises(BenchError, match="there is no record"):
+        export(["2" * 32, f"store={store.root}"], "tau_a", out)
+    with pytest.raises(BenchError, match=r"run `lfpm-bench run defense=none store=.*` first"):
+        export(["defense=none", f"store={store.root}"], "tau_a", out)
+    with pytest.raises(BenchError, match="is not one cell"):
+        export(["-m", "seed=0,1", f"store={store.root}"], "tau_a", out)
+    store.path("defend", "1" * 32).unlink()
+    with pytest.raises(BenchError, match="run its cell again"):
+        export([found.key, f"store={store.root}"], "tau_a", out)
+    assert not out.exists()
