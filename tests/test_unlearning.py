@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from baselines.merging.task_arithmetic import TaskArithmetic
+from benchmark.algebra import task_vector
 from benchmark.components import build, option
 from benchmark.errors import AccessDenied, BenchError
 from benchmark.optimisation.descent import Schedule, descend
 from benchmark.optimisation.implicit import hypergradient
 from benchmark.optimisation.labelled import draw
+from benchmark.optimisation.masks import masked, median_mask, sampled_mask
 from benchmark.optimisation.shared_risk import entropy, jensen_shannon, shared, shared_risk
+from benchmark.optimisation.tuning import relabelled
+from benchmark.optimisation.unlabelled import freeze
 from benchmark.selection import dev_parts, mean_accuracy, passes_used
 from benchmark.types import Grant, Model
 from tests import tiny
@@ -30,15 +34,19 @@ ROLE = ("defense", "tested")
 TOY: dict[str, dict[str, Any]] = {
     "sau": {"ascent_steps": 2},
     "i_bau": {"rounds": 2, "ascent_steps": 2, "terms": 3},
+    "awm_mask": {"lr": 0.1},
+    "sau_mask": {"lr": 0.1},
+    "prompt_unlearning": {"first_steps": 3, "ascent_steps": 1},
 }
 LABELLED = ["sau", "i_bau"]
-UNLABELLED = ["sau_pseudo", "i_bau_pseudo"]
+MASKS = ["awm_mask", "sau_mask"]
+UNLABELLED = ["sau_pseudo", "i_bau_pseudo", *MASKS, "prompt_unlearning"]
 EVERY = [*LABELLED, *UNLABELLED]
 
 
 def defense(name: str, **values: Any) -> Any:
     toy = TOY[name.removesuffix("_pseudo")]
-    shared_values = {"lr": 1e-3, "batch": 4, "checks": 2, "images": 24, "passes": 700}
+    shared_values = {"lr": 1e-3, "batch": 4, "checks": 2, "images": 24, "passes": 400}
     return build({**option("defense", name), **shared_values, **toy, **values}, "defense")
 
 
@@ -318,6 +326,119 @@ def test_the_hypergradient_reaches_every_weight_and_differs_from_the_plain_one()
     assert not close(plain, {name: value.grad for name, value in weights.items()}, 1e-4)
 
 
+# -- masks
+
+
+@given(st.floats(-5, 5), st.floats(0.1, 3))
+def test_equal_logits_are_a_mask_of_ones(logit: float, temperature: float):
+    vector = task_vector(MERGED, BASE)
+    logits = {name: torch.full_like(value.float(), logit) for name, value in vector.items()}
+    mask = median_mask(logits, temperature)
+    assert close(masked(BASE, vector, mask), MERGED, 1e-6)
+    assert all(value.shape == vector[name].shape for name, value in mask.items())
+
+
+def test_a_mask_by_hand():
+    """sigmoid(+-ln 3) is 3/4 and 1/4: divided by their mean 1/2 they are 3/2 and 1/2."""
+    half = math.log(3) / 2
+    mask = median_mask({"w": torch.tensor([half, -half])}, 0.5)
+    assert mask["w"].tolist() == pytest.approx([1.5, 0.5])
+    base = {"w": torch.tensor([1.0, 1.0]), "count": torch.tensor(7)}
+    found = masked(base, {"w": torch.tensor([2.0, 2.0])}, mask)
+    assert found["w"].tolist() == pytest.approx([4.0, 2.0])
+    assert found["count"] is base["count"]
+
+
+def test_sampled_masks_have_mean_one_and_repeat_by_their_generator():
+    logits = {"w": torch.zeros(200, 100)}
+
+    def drawn(seed: int) -> torch.Tensor:
+        return sampled_mask(logits, 0.5, torch.Generator().manual_seed(seed))["w"]
+
+    assert drawn(0).mean().item() == pytest.approx(1, abs=1e-5)
+    assert torch.equal(drawn(0), drawn(0))
+    assert not torch.equal(drawn(0), drawn(1))
+    # sigmoid(L / 0.5) with L logistic: half of the draws are below 1/2, which is the mean.
+    assert (drawn(0) < 1).float().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_stay_between_base_and_twice_the_task_vector(name: str):
+    model = run(defense(name, lr=1.0, slack=1.0, passes=1500))
+    vector = task_vector(MERGED, BASE)
+    for key, value in task_vector(model.encoder, BASE).items():
+        factor = value / vector[key]
+        real = vector[key].abs() > 1e-4
+        assert (factor[real] > -1e-3).all()
+        assert factor[real].min() < 0.9
+
+
+def mask_parts(name: str) -> tuple[Any, Any, Any]:
+    part = defense(name)
+    ctx = context(part)
+    train, _ = dev_parts(ctx, tiny.TASKS, part.needs[0])
+    train = relabelled(ctx, MERGED, train)
+    return part, ctx, draw(ctx, train, 4, {task: ctx.rng("b", task) for task in tiny.TASKS})
+
+
+def test_the_masks_ascent_is_on_the_cross_entropy_of_its_own_predictions():
+    part, ctx, batch = mask_parts("awm_mask")
+    change = torch.zeros(3, 3, tiny.SIDE, tiny.SIDE)
+    found = part.ascent_gradient(change, MERGED, MERGED, batch, ctx)
+    moving = change.clone().requires_grad_()
+    shown = (batch.images + moving[batch.owners]).clamp(0, 1)
+    (by_hand,) = torch.autograd.grad(3 * batch.cross_entropy(ctx.encoder(MERGED, shown)), moving)
+    assert torch.allclose(found, by_hand, atol=1e-5)
+
+
+def test_the_masks_loss_is_the_sum_of_its_terms():
+    change = torch.full((3, 3, tiny.SIDE, tiny.SIDE), 0.2)
+    part, ctx, batch = mask_parts("sau_mask")
+    with torch.no_grad():
+        loss = part.loss(change, BASE, MERGED, batch, ctx)
+        shown = (batch.images + 0.2).clamp(0, 1)
+        rows = zip(
+            *(batch.scores(ctx.encoder(w, x)) for w, x in
+              ((BASE, batch.images), (BASE, shown), (MERGED, shown))),
+            batch.labels,
+            strict=True,
+        )  # fmt: skip
+        terms = [
+            entropy(clean).mean()
+            + 0.01 * entropy(moved).mean()
+            + 0.01 * shared_risk(moved, theirs, clean.argmax(1), word)
+            for clean, moved, theirs, word in rows
+        ]
+    assert loss.item() == pytest.approx(sum(float(term) for term in terms) / 3, rel=1e-5)
+
+
+# -- prompt_unlearning
+
+
+def test_without_prompts_that_move_the_gradient_is_that_of_pseudo_labels():
+    """Prompts that are added and never leave 0; the clean term is flat at the merge itself."""
+    still = {**option("defense", "prompt_unlearning")["prompts"], "patches": 0, "fulls": 1}
+    still |= {"start": 0.0, "lr": 1e-9}
+    part = defense("prompt_unlearning", prompts=still, first_steps=0, ascent_steps=0)
+    ctx = context(part)
+    train, _ = dev_parts(ctx, tiny.TASKS, part.needs[0])
+    data = freeze(ctx, MERGED, train)
+    weights, other = (
+        {name: value.clone().requires_grad_() for name, value in MERGED.items()} for _ in range(2)
+    )
+    part._differentiate(MERGED, data, ctx)(weights, 0)
+    batch = data.draw(4, ctx.rng("batch", 0))
+    losses = [
+        cross_entropy(scores, labels)
+        for scores, labels in zip(
+            batch.logits(ctx.encoder(other, batch.images)), batch.labels, strict=True
+        )
+    ]
+    torch.stack(losses).mean().backward()
+    found, by_hand = ({n: v.grad for n, v in each.items()} for each in (weights, other))
+    assert close(found, by_hand, 1e-4)
+
+
 # -- all
 
 
@@ -333,12 +454,12 @@ def test_nothing_is_mutated_runs_repeat_and_something_is_learnt(name: str):
     assert not any(value.requires_grad for value in first.encoder.values())
     assert first.encoder.keys() == BASE.keys()
     wild = run(defense(name, lr=0.02, slack=1.0))
-    assert not tiny.equal(wild.encoder, MERGED)
+    assert not close(wild.encoder, MERGED, 1e-4)
     assert part.place == "after"
     assert part.accepts(MERGE) is None
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.sampled_from(EVERY), st.integers(0, 900), st.integers(3, 48))
 def test_the_budget_is_never_exceeded_and_told_exactly(name: str, passes: int, images: int):
     part = defense(name, passes=passes, images=images)
