@@ -212,14 +212,26 @@ def test_pseudo_labels_are_the_undefended_models_predictions():
 # -- what it returns and what it costs
 
 
-def test_the_merge_itself_may_be_chosen_with_labels_only():
-    """At a rate that ruins the encoder, labels keep the merge; its agreement is 1 by definition."""
-    kept = run(defense("ft", lr=1.0))
-    if max(accuracy for _, accuracy in told(kept)[1:]) <= told(kept)[0][1]:
-        assert tiny.equal(kept.encoder, MERGED)
-    ruined = run(defense("ft_pseudo", lr=1.0))
-    assert told(ruined)[0] == [0, 1.0]
-    assert not tiny.equal(ruined.encoder, MERGED)
+@pytest.mark.parametrize("supervision", ["labels", "pseudo"])
+@pytest.mark.parametrize("lr", [1e-3, 3e-3, 0.1])
+def test_best_is_the_maximum_and_last_is_the_end(supervision: Any, lr: float):
+    """With pseudo-labels the merge itself, whose agreement is 1, does not take part."""
+    passes = 8 * 5 + 8 * STEP + (LABELLING if supervision == "pseudo" else 0)
+    values = {"supervision": supervision, "lr": lr, "checks": 4, "passes": passes}
+    best, last = (run(defense("ft", **values, keep=keep)) for keep in ("best", "last"))
+    assert told(best) == told(last)
+    assert [step for step, _ in told(best)] == [0, 2, 4, 6, 8]
+    first = 0 if supervision == "labels" else 1
+    ctx = tiny.context(defense("ft", supervision=supervision))
+    _, select = dev_parts(ctx, tiny.TASKS, tuning_of(defense("ft", supervision=supervision)).grant)
+    if supervision == "pseudo":
+        assert told(best)[0] == [0, 1.0]
+        select = relabelled(ctx, MERGED, select)
+    shares = [share for _, share in told(best)]
+    assert mean_accuracy(ctx, best.encoder, select) == max(shares[first:])
+    assert mean_accuracy(ctx, last.encoder, select) == shares[-1]
+    assert tiny.equal(best.encoder, MERGED) == (max(shares[first:]) == shares[0] and first == 0)
+    assert not tiny.equal(last.encoder, MERGED)
 
 
 @pytest.mark.parametrize(

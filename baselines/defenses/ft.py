@@ -10,6 +10,7 @@ from pydantic import Field
 from benchmark.components import component
 from benchmark.optimisation.tuning import (
     GradientAt,
+    Keep,
     Optimiser,
     Supervision,
     fine_tuned,
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 class FineTune:
     """Cross-entropy on dev images of all tasks, each through its own frozen head.
 
-    One step takes one batch from each task and averages their losses with equal weights. Of the
-    `checks` evenly spaced points, the best on the selection third is returned, the earliest of
-    equals: with labels by accuracy, and the merge itself takes part; with pseudo-labels by
-    agreement with the undefended model, where the merge itself would always win and is left out.
+    One step takes one batch from each task and averages their losses with equal weights. At
+    `checks` evenly spaced points the selection third is looked at. With labels the most accurate
+    point is returned, the earliest of equals, and the merge itself takes part. With pseudo-labels
+    the criterion is agreement with the undefended model, 1 at the start; on the development setting
+    its best later point was the least trained one. The options therefore keep the last point there,
+    and the rate bounds the damage.
     BackdoorBench's optimiser (SGD, rate 0.01, 100 epochs) was set for another network; here AdamW
     and a cosine take its place, and its own values are an option.
 
@@ -42,6 +45,7 @@ class FineTune:
         label_smoothing: share of the target that is spread over all classes.
         batch: images per task and step.
         checks: how often the selection images are looked at.
+        keep: which of these points is returned, "best" or "last".
         images: dev images per task, labelled where `supervision` is "labels".
         passes: image passes, labelling and selection included; they fix the number of steps.
     """
@@ -57,6 +61,7 @@ class FineTune:
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     batch: Annotated[int, Field(ge=1)]
     checks: Annotated[int, Field(ge=1, le=1000)]
+    keep: Keep
     images: Annotated[int, Field(ge=3)]
     passes: Annotated[int, Field(ge=0)]
 

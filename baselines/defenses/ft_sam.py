@@ -10,6 +10,7 @@ from pydantic import Field
 from benchmark.components import component
 from benchmark.optimisation.tuning import (
     GradientAt,
+    Keep,
     Optimiser,
     Supervision,
     fine_tuned,
@@ -46,6 +47,7 @@ class FtSam:
         label_smoothing: share of the target that is spread over all classes.
         batch: images per task and step.
         checks: how often the selection images are looked at.
+        keep: which of these points is returned, "best" or "last".
         images: dev images per task, labelled where `supervision` is "labels".
         passes: image passes, labelling and selection included; they fix the number of steps.
     """
@@ -63,6 +65,7 @@ class FtSam:
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     batch: Annotated[int, Field(ge=1)]
     checks: Annotated[int, Field(ge=1, le=1000)]
+    keep: Keep
     images: Annotated[int, Field(ge=3)]
     passes: Annotated[int, Field(ge=0)]
 

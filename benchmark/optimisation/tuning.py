@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Supervision = Literal["labels", "pseudo"]
 Optimiser = Literal["adamw", "sgd"]
+Keep = Literal["best", "last"]
 GradientAt: TypeAlias = "Callable[[StateDict], Tensors]"
 """Weights -> gradient of the loss of this step's batches there; costs one pass per image."""
 Rule: TypeAlias = "Callable[[StateDict, StateDict, GradientAt], Tensors]"
@@ -51,6 +52,9 @@ class Tuning:
         label_smoothing: share of the target that is spread over all classes.
         batch: images per task and step.
         checks: how often the selection images are looked at.
+        keep: which of these points is returned. "best": by accuracy on the selection third, or
+            with pseudo-labels by agreement with the undefended model; the earliest of equals. The
+            undefended model takes part only with labels: its agreement is 1. "last": the end.
         images: dev images per task.
         passes: image passes, pseudo-labels and selection included; they fix the number of steps.
     """
@@ -64,6 +68,7 @@ class Tuning:
     label_smoothing: float
     batch: int
     checks: int
+    keep: Keep
     images: int
     passes: int
 
@@ -175,7 +180,7 @@ def _descend(
         ctx.progress(step, steps)
         if step in points:
             curve.append([step, mean_accuracy(ctx, {**start, **moving}, select)])
-            if curve[-1][1] > bar:
+            if tuning.keep == "last" or curve[-1][1] > bar:
                 bar = curve[-1][1]
                 best = {name: moving.get(name, value).clone() for name, value in start.items()}
     return best, curve
