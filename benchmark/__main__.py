@@ -15,9 +15,12 @@ commands:
   demo                 the embedded experiment: table, csv and HTML report in ./demo
   run [-m] WORDS...    cells by Hydra words: lfpm-bench run attack=badnets merge=ties defense=lfpm
                        -m sweeps: lfpm-bench run -m merge='glob(*)' seed=0,1,2
+  diagnose WORDS...    one cell looked at: linearity of features, mined prompts, CA and ASR along
+                       the line from undefended to defended; figures in ./diagnostics
   ls GROUP [-v]        attacks, merges, defenses, stresses, suites, experiments, tables
   status EXPERIMENT    which cells are done, missing, failed, skipped, not implanted
   tables NAME [-f md]  a table of the records: md, tex, csv, html, json
+  report NAME          the same with charts and diagnoses: one HTML page that opens offline
   export-vector CELL   a by-product of a finished cell's defended model as a safetensors file
   COMMAND --help       more on one command
 
@@ -51,9 +54,11 @@ def _dispatch(words: list[str]) -> int:
         return run(rest)
     commands = {
         "demo": _demo,
+        "diagnose": _diagnose,
         "ls": _ls,
         "status": _status,
         "tables": _tables,
+        "report": _report,
         "export-vector": _export,
     }
     if command not in commands:
@@ -81,6 +86,20 @@ def _demo(words: list[str]) -> int:
     from benchmark.cli import demo
 
     return demo(args.words, args.out, args.adopt)
+
+
+def _diagnose(words: list[str]) -> int:
+    parser = _Parser(
+        "lfpm-bench diagnose",
+        description="Look at one cell: cross-task linearity per layer, mined prompts as pictures, "
+        "CA and ASR along the line from undefended to defended (conf/diagnosis).",
+    )
+    parser.add_argument("words", nargs="+", help="Hydra words of one cell, e.g. defense=lfpm")
+    parser.add_argument("--out", type=Path, default=Path("diagnostics"), help="folder to write to")
+    args = parser.parse_args(words)
+    from benchmark.diagnostics.command import diagnose
+
+    return diagnose(args.words, args.out)
 
 
 def _ls(words: list[str]) -> int:
@@ -131,6 +150,26 @@ def _tables(words: list[str]) -> int:
         else:
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / f"{args.name}.{name}").write_text(text + "\n")
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    parser = _Parser("lfpm-bench report", description="A table and its figures as one HTML page.")
+    parser.add_argument("name", help="see `lfpm-bench ls tables`")
+    parser.add_argument("words", nargs="*", help="the Hydra words it was run with, if any")
+    parser.add_argument("--records", type=Path, help="a folder of records instead of the store's")
+    parser.add_argument("--partial", action="store_true", help="also if cells are missing")
+    parser.add_argument(
+        "--diagnostics", type=Path, help="where diagnoses are; or `diagnostics` in --records"
+    )
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page")
+    args = parser.parse_args(words)
+    from benchmark.results import report
+
+    path = report(
+        args.name, args.words, args.records, args.diagnostics, args.out, partial=args.partial
+    )
+    sys.stderr.write(f"report: {path.resolve()}\n")
     return 0
 
 

@@ -25,7 +25,7 @@ from benchmark.components import CONF, option, options
 from benchmark.errors import BenchError, nearest
 from benchmark.store import canonical, write_atomic
 
-RUNTIME = ("store", "launcher", "stage", "budget", "experiment")
+RUNTIME = ("store", "launcher", "stage", "budget", "diagnosis", "experiment")
 """Top-level keys that say how or where, not what; budget reaches components by interpolation."""
 GROUPS = ("suite", "backbone", "finetune", "attack", "merge", "defense", "stress")
 PLAN_VERSION = 2  # raised when what a plan holds changes
@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         configs: one resolved plain config per cell, in sweep order, each once.
-        runtime: store, launcher and stage.
+        runtime: store, launcher, stage and diagnosis.
     """
 
     configs: list[dict[str, Any]]

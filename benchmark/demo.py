@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark import tables
 from benchmark.cell import Cell
+from benchmark.diagnostics.findings import find
 from benchmark.errors import BenchError
 from benchmark.records import Record
 from benchmark.report import Page, write_report
@@ -36,7 +37,8 @@ def show(cells: Sequence[Cell], records: Sequence[Record], store: Store, out: Pa
     try:
         out.mkdir(parents=True, exist_ok=True)
         tables.write(table, out, FORMS)
-        page = Page([table], list(pictures(cells, store)), provenance(records))
+        seen = find(out / "diagnostics")
+        page = Page([table], list(pictures(cells, store)), provenance(records), diagnoses=seen)
         path = write_report(out / "report.html", page)
     except OSError as error:
         raise BenchError(

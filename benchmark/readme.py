@@ -6,21 +6,15 @@ import sys
 from pathlib import Path
 
 from benchmark import tables
+from benchmark.drawing import standalone
 from benchmark.records import Record
-from benchmark.scatter import HEIGHT, WIDTH, scatter
+from benchmark.scatter import scatter
 from benchmark.store import write_atomic
 from benchmark.tables import Table
 
 ROOT = Path(__file__).parent.parent
 START = "<!-- table: lfpm-bench tables demo --records results/demo -->"
 END = "<!-- end -->"
-STYLE = (
-    "text{font:12px sans-serif;fill:#1d2327}.grid{stroke:#dde1e4}.lead{stroke:#7a858d;fill:none}"
-    ".tick,.axis,text.reference{fill:#5b666e}.tick,.axis{text-anchor:middle}"
-    ".side,.tick.side{text-anchor:end}circle{stroke:#fff;stroke-width:1.5}"
-    "circle.subject,text.subject{fill:#0b6e5f}circle.rival{fill:#9a5b00}"
-    "circle.reference{fill:#fff;stroke:#7a858d;stroke-width:2}"
-)
 
 
 def block(table: Table) -> str:
@@ -35,11 +29,7 @@ def picture(table: Table) -> str:
     first = table.rows[0].names["attack"]
     rows = [row for row in table.rows if row.names["attack"] == first]
     style = table.layout
-    drawn = scatter(rows, style.subject, style.references)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"'
-    ground = f'<style>{STYLE}</style><rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
-    opening, rest = drawn.split(">", 1)
-    return f"{head}{opening.removeprefix('<svg')}>{ground}{rest}\n"
+    return standalone(scatter(rows, style.subject, style.references))
 
 
 def _records() -> list[Record]:

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.diagnostics.section import sections
 from benchmark.scatter import scatter
 from benchmark.store import write_atomic
 from benchmark.tables.layout import Layout
@@ -34,12 +35,16 @@ CONTROLS = {
     "asr_without_attacker": "merge without the attacker",
     "asr_pretrained": "pre-trained model",
 }
-NOTES = (
+GENERAL = (
     "LFPM's method section was not available to us: ours is a reconstruction from the abstract and "
     "one reading note, and its numbers are not the paper's.",
     "The embedded suite is small and drawn by programs. It shows a mechanism; it is not CLIP on "
     "photographs, and no number here stands for one.",
     "Few seeds give wide intervals. A difference smaller than the intervals may be none.",
+)
+"""What every page must say."""
+NOTES = (
+    *GENERAL,
     "The setting shown is the one that LFPM was tuned on (other seeds), and the baselines were not "
     "tuned: a fair ranking needs held-out settings and equal effort. No test image was used.",
 )
@@ -54,6 +59,7 @@ class Page:
         pictures: (caption, (H,W,3) uint8) of images without and with the trigger.
         provenance: commit, versions, seconds, ...; shown as given.
         command: what makes this page again.
+        diagnoses: paths of `diagnosis.json`; what they found is shown after the charts.
         notes: what a reader must be told, beside the footnotes of the tables.
         title: the page's heading.
     """
@@ -62,6 +68,7 @@ class Page:
     pictures: Sequence[tuple[str, ndarray]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     command: str = "make demo"
+    diagnoses: Sequence[Path] = ()
     notes: Sequence[str] = NOTES
     title: str = "Backdoors in merged image encoders"
 
@@ -94,6 +101,7 @@ def render_report(page: Page) -> str:
         tables=[Markup(html(table)) for table in page.tables],
         charts=[(title, Markup(svg)) for table in page.tables for title, svg in charts(table)],
         pictures=[(words, _data_uri(one), _width(one)) for words, one in page.pictures],
+        diagnoses=sections(page.diagnoses),
         heads=list(CONTROLS.values()),
         controls=controls(row for table in page.tables for row in table.rows),
         provenance=list(_flat(page.provenance)),

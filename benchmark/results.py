@@ -67,6 +67,41 @@ def table(name: str, words: Sequence[str], folder: Path | None, *, partial: bool
     return layouts.make(name, found, [_names(cell) for cell in cells])
 
 
+def report(
+    name: str,
+    words: Sequence[str],
+    folder: Path | None,
+    diagnostics: Path | None,
+    out: Path,
+    *,
+    partial: bool,
+) -> Path:
+    """Write the table and its figures as one HTML page.
+
+    Args:
+        name: of a table and of its experiment.
+        words: further Hydra words the experiment was run with.
+        folder: take every record in this folder instead of the planned ones in the store.
+        diagnostics: where diagnoses are; None: `diagnostics` in `folder`, if there is one.
+        out: the page.
+        partial: show missing cells as rows instead of refusing.
+    """
+    from benchmark.diagnostics.findings import find
+    from benchmark.report import GENERAL, Page, write_report
+
+    made = table(name, words, folder, partial=partial)
+    if diagnostics is None and folder is not None:
+        diagnostics = folder / "diagnostics"
+    seen = [] if diagnostics is None else find(diagnostics)
+    page = Page([made], command=made.layout.command, diagnoses=seen, notes=GENERAL)
+    try:
+        return write_report(out, page)
+    except OSError as error:
+        raise BenchError(
+            f"--out={out} cannot be written ({error.strerror}); give another file"
+        ) from error
+
+
 def adopt(name: str, words: Sequence[str], folder: Path) -> None:
     """Copy the records of an experiment from the store into a folder."""
     for record in present(*planned(name, words)):

@@ -14,7 +14,16 @@ from benchmark.config import _compose, _expand, plan, register_datasets
 from benchmark.errors import BenchError
 from benchmark.types import Grant
 
-COMPONENTS = ("backbone", "finetune", "dataset", "attack", "merge", "defense", "stress")
+COMPONENTS = (
+    "backbone",
+    "finetune",
+    "dataset",
+    "attack",
+    "merge",
+    "defense",
+    "stress",
+    "diagnosis",
+)
 ALL = [(group, name) for group in COMPONENTS for name in options(group)]
 METHODS = [(g, n) for g, n in ALL if g in ("attack", "merge", "defense", "stress")]
 

@@ -92,3 +92,28 @@ class Encoder:
             self.meter.forward_images += len(images)
         pixels = (images - self._mean) / self._std
         return functional_call(self._tower, dict(weights), (pixels,), strict=True)
+
+    def blocks(self, weights: Mapping[str, Tensor], images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Encodes images and shows what every residual block hands on.
+
+        Args:
+            weights: As in `__call__`.
+            images: As in `__call__`.
+
+        Returns:
+            The output of each residual attention block, (B,T,W) with the class token first, and
+            the features (B,D) that `__call__` gives.
+        """
+        found: list[Tensor] = []
+
+        def keep(block: Any, args: Any, output: Tensor) -> None:
+            found.append(output)
+
+        tower: Any = self._tower
+        hooks = [one.register_forward_hook(keep) for one in tower.transformer.resblocks]
+        try:
+            features = self(weights, images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found, features

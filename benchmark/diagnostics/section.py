@@ -1,0 +1,59 @@
+"""A diagnosis as a section of the report: figures, numbers and pictures, all inline. No torch."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.diagnostics.figures import KINDS, drawings, shown
+from benchmark.diagnostics.findings import Findings, read
+
+
+def sections(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """What the template shows of each `diagnosis.json`: title, drawings, table, pictures."""
+    return [section(read(path), path.parent) for path in paths]
+
+
+def section(findings: Findings, folder: Path) -> dict[str, Any]:
+    """One diagnosis; its pictures are read from `folder`."""
+    names = findings.names
+    inputs = [one for one in KINDS if shown(findings, one, "line")]
+    return {
+        "title": f"{names['defense']} after {names['merge']} of {names['attack']}, "
+        f"suite {names['suite']}, seed {findings.seed}",
+        "drawings": drawings(findings),
+        "inputs": inputs,
+        "victim": findings.victims[0],
+        "alpha": f"{findings.alpha:g}",
+        "rows": _rows(findings, inputs),
+        "sheets": [(one.caption, _uri(folder / one.file)) for one in findings.sheets],
+        "missing": sorted(findings.missing.items()),
+        "command": findings.command,
+        "commit": str(findings.made.get("commit"))[:10],
+    }
+
+
+def _rows(findings: Findings, inputs: Sequence[str]) -> list[list[str]]:
+    """Per layer its name and, for each kind of input, distance, distance of the ends, coefficient.
+
+    Means and sample standard deviations over images.
+    """
+    columns = []
+    for kind in inputs:
+        line = [layer.numbers for layer in shown(findings, kind, "line")]
+        ends = [layer.numbers for layer in shown(findings, kind, "ends")]
+        columns.append([_number(one, "distance", ".1e") for one in line])
+        columns.append([_number(one, "distance", ".1e") for one in ends])
+        columns.append([_number(one, "coefficient", ".3f") for one in line])
+    layers = dict.fromkeys(layer.layer for layer in findings.layers)
+    return [list(row) for row in zip(layers, *columns, strict=True)]
+
+
+def _number(numbers: Mapping[str, float], name: str, form: str) -> str:
+    return f"{numbers[name]:{form}} ± {numbers[f'{name}_std']:{form}}"
+
+
+def _uri(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
