@@ -12,12 +12,13 @@ from torch import Tensor
 from benchmark.context import Context
 from benchmark.models.encoder import Encoder
 from benchmark.optimisation.mining import mine
-from benchmark.optimisation.prompts import Pool, assign, new_pool
+from benchmark.optimisation.prompts import Pool, new_pool
 from benchmark.optimisation.unlabelled import Batch, Unlabelled
 from benchmark.types import StateDict
 from lfpm.losses import Energy
 from lfpm.partition import Partition, captured, fit
 from lfpm.path import at
+from lfpm.vector import Form
 
 if TYPE_CHECKING:
     from lfpm.method import Lfpm
@@ -33,6 +34,7 @@ class Problem:
         merged: theta_m, frozen.
         data: the training images of every task with theta_m's word on them.
         unit: mean squared norm of theta_m's features.
+        form: what is trained, and the tau_a it stands for.
     """
 
     method: Lfpm
@@ -40,6 +42,7 @@ class Problem:
     merged: StateDict
     data: Unlabelled
     unit: float
+    form: Form
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def next_adversary(
     if _due(method.mining.restart, step):
         pool = _fresh_pool(problem, adversary.energy, weights, step, ctx)
     rng = ctx.rng("mining", step)
-    pool = _mined(problem, pool, adversary.energy, weights, method.mining.steps, rng)
+    pool = mined(problem, pool, adversary.energy, weights, method.mining.steps, rng)
     if _due(method.partition.refresh, step):
         return _partitioned(problem, pool, weights, ctx.rng("fit", step))
     return replace(adversary, pool=pool)
@@ -93,14 +96,12 @@ def _fresh_pool(
 ) -> Pool:
     """A new pool after its warm-up."""
     mining = problem.method.mining
-    tasks = len(problem.data.tasks)
-    size = next(iter(problem.data.images.values())).shape[-1]
     rng = ctx.rng("pool", step)
-    pool = new_pool(mining.prompts, tasks, size, rng, ctx.device)
-    return _mined(problem, pool, energy, weights, mining.warmup, rng)
+    pool = new_pool(mining.prompts, problem.data.classes, problem.data.image_side, rng, ctx.device)
+    return mined(problem, pool, energy, weights, mining.warmup, rng)
 
 
-def _mined(
+def mined(
     problem: Problem,
     pool: Pool,
     energy: Energy,
@@ -108,7 +109,7 @@ def _mined(
     steps: int,
     rng: torch.Generator,
 ) -> Pool:
-    """The pool after some ascent steps on cross-entropy and adversarial feature energy.
+    """The pool after some ascent steps towards its goals and on adversarial feature energy.
 
     The shift is taken from theta_m's clean feature, which is at hand; the spec takes it from the
     present model's, for one more forward pass.
@@ -118,8 +119,7 @@ def _mined(
     def extra(features: Tensor, batch: Batch) -> Tensor:
         return eta * energy.adversarial(features - batch.features, batch)
 
-    prompts, term = problem.method.mining.prompts, extra if eta else None
-    return mine(problem.encoder, weights, problem.data, pool, steps, prompts, rng, term)
+    return mine(problem.encoder, weights, problem.data, pool, steps, rng, extra if eta else None)
 
 
 def _partitioned(
@@ -127,12 +127,14 @@ def _partitioned(
 ) -> Adversary:
     """Partitions fitted to the shift of all training images."""
     parts, shares = [], []
-    members = problem.method.mining.prompts.members
-    for place, (task, images) in enumerate(problem.data.images.items()):
+    labels = [problem.data.labels(task) for task in problem.data.tasks]
+    given = pool.assign(labels, rng)
+    rows = torch.arange(len(given.members)).split([len(own) for own in labels])
+    for (task, images), chosen in zip(problem.data.images.items(), rows, strict=True):
         own = problem.data.features[task]
-        given = place * members + assign(1, len(images), members, rng)
         with torch.no_grad():
-            prompted = problem.encoder(weights, pool.apply(images.float() / 255, given))
+            shown = pool.apply(images.float() / 255, given.rows(chosen))
+            prompted = problem.encoder(weights, shown)
         parts.append(fit(problem.method.partition, own, prompted - own))
         shares.append(captured(parts[-1], own, prompted - own))
     return Adversary(pool, Energy(parts, problem.unit), sum(shares) / len(shares))

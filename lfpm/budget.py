@@ -67,12 +67,15 @@ def per_step(method: Lfpm, tasks: int) -> float:
     images = method.descent.batch
     if method.sharpness.kind == "ascent":
         images += min(method.sharpness.batch, method.descent.batch)
+    if method.sharpness.kind == "node_ascent":
+        images *= 2
     return tasks * (mining + 2 * count(method.path) * images)
 
 
 def selection(method: Lfpm, tasks: int, held_out: int) -> float:
     """Passes of choosing lambda_a if the whole grid is walked; the undefended model comes first."""
     rule = method.selection
+    looks = 2 if rule.probe.goal == "class" else 3
     images = min(held_out, tasks * rule.images)
-    each = tasks * rule.probe.batch * rule.steps + 3 * FORWARD * images
-    return (1 + len(rule.grid)) * each
+    each = tasks * rule.probe.batch * rule.adapt + looks * FORWARD * images
+    return tasks * rule.probe.batch * rule.steps + (1 + len(rule.grid)) * each

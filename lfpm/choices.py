@@ -46,7 +46,8 @@ class Mining:
 
     [note] "a learnable visual prompt encodes the adversarial perturbation"; form, pool, objective
     and schedule are [ours]. Prompts raise the cross-entropy against the merged model's own
-    predictions, towards no class in particular, plus eta times their energy in P_a.
+    predictions, towards no class in particular or towards every other class in turn (the prompts'
+    goal), plus eta times their energy in P_a.
 
     Attributes:
         prompts: the pool of each task and its ascent.
@@ -56,8 +57,8 @@ class Mining:
         at: weights that are attacked: theta_m + alpha tau_a with alpha uniform in [0,1] ("path")
             or 1 ("end").
         feature_weight: eta.
-        free: one more ascent step along the gradient that the outer step's own backward passes
-            leave on the prompts, at no cost in passes (after Shafahi et al. 2019).
+        free: one more ascent step, on the outer loss, along the gradient that the outer step's own
+            backward passes leave on the prompts, at no cost in passes (after Shafahi et al. 2019).
     """
 
     prompts: Prompts
@@ -82,11 +83,14 @@ class Path:
             strata), "random" (one random node: no accumulation), "end" (alpha = 1 only: no path).
         nodes: K; unused by "random" and "end".
         start: lower end of the interval; the upper one is 1.
+        share: each node is given images of its own, so that a step sees K times as many for the
+            same passes; the accumulated gradient has the same expectation.
     """
 
     rule: Literal["gauss_legendre", "uniform", "stratified", "random", "end"]
     nodes: Annotated[int, Field(ge=1, le=64)]
     start: Annotated[float, Field(ge=0, lt=1)]
+    share: bool
 
 
 @component
@@ -119,57 +123,92 @@ class Sharpness:
 
     Attributes:
         kind: "none"; "ascent": the gradient is taken again at tau_a + rho G/|G|, G accumulated
-            over the nodes; "path_aware": once, at tau_a moved by rho towards 0, i.e. towards the
-            backdoored model (after PAM, Min et al. 2024).
+            over the nodes; "node_ascent": at every node, at theta(alpha_k) + rho g_k/|g_k| with
+            that node's own gradient g_k; "path_aware": once, at tau_a moved by rho towards 0, i.e.
+            towards the backdoored model (after PAM, Min et al. 2024).
+        adaptive: both ascents are scaled by the size of each weight (ASAM, Kwon et al. 2021).
         rho: distance, in Euclidean norm of weights.
         batch: images per task, of the step's own, under the ascent gradient.
     """
 
-    kind: Literal["none", "ascent", "path_aware"]
+    kind: Literal["none", "ascent", "node_ascent", "path_aware"]
+    adaptive: bool
     rho: Annotated[float, Field(ge=0, le=100)]
     batch: Annotated[int, Field(ge=1, le=1024)]
 
 
 @component
+class Metric:
+    """In which coordinates tau_a is descended: [ours].
+
+    "clean": the partition into adversarial and clean directions, carried from the features to every
+    linear layer. A layer's part of tau_a is V S, where V is what AdamW moves and
+    S = (E[x x^T] / m + floor I)^(-1/2), scaled to a mean square of 1, with x the layer's inputs on
+    clean images under theta_m and m the mean eigenvalue of E[x x^T]. A step of a given size then
+    moves the layer's clean outputs least: what clean images do not excite is changed first (as
+    natural gradient, with the clean data's Kronecker factor of the inputs, would). It takes no
+    passes: the inputs are recorded while theta_m's features are computed. "none": V is tau_a.
+
+    Attributes:
+        kind: which.
+        floor: of the eigenvalues, as a share of their mean; a large one is "none" again.
+    """
+
+    kind: Literal["none", "clean"]
+    floor: Annotated[float, Field(gt=0, le=1e6)]
+
+
+@component
 class Descent:
-    """AdamW on tau_a, which starts at 0 and is dense over all float tensors: [ours].
+    """AdamW on tau_a, which starts at 0: [ours].
+
+    tau_a is dense over all float tensors; where contributors train adapters (peft=lora_*), it is
+    the product of an adapter of its own, with the same targets and rank, on the merged model.
 
     Attributes:
         lr: peak learning rate.
         warmup: share of the steps in which it rises; it then falls to 0 as a cosine.
         batch: images per task and step; each is used clean and prompted.
         max_steps: taken even if the pass budget allows more.
+        stop: training ends when no more than this share of the mined prompts reach their goal
+            (running mean, on training images); 0: never.
     """
 
     lr: Annotated[float, Field(gt=0, le=1)]
     warmup: Annotated[float, Field(ge=0, lt=1)]
     batch: Annotated[int, Field(ge=1, le=1024)]
     max_steps: Annotated[int, Field(ge=0)]
+    stop: Share
 
 
 @component
 class Selection:
     """How lambda_a is chosen without trigger, labels or test images (C11): [ours].
 
-    The smallest of `grid` at which fresh probes flip at most `flips` times the share of predictions
-    that they flip on the undefended model, while `agreement` is kept. If none does: the largest
-    that keeps the agreement; if none keeps that either: the smallest of the grid.
+    Fresh probes are mined against theta_m on the held-out images, once. Every candidate meets them
+    again after `adapt` more steps against it. The smallest of `grid` at which the share of probed
+    images that reach their goal is at most `reach` times the undefended model's, while `agreement`
+    is kept. If none does: the largest that keeps the agreement; if none keeps that either: the
+    smallest of the grid.
 
     Attributes:
         grid: candidates, rising.
-        probe: prompts mined anew against theta_m + lambda_a tau_a.
-        steps: of their ascent.
-        images: held-out images per task, at most.
-        flips: largest flip rate under fresh prompts (less the same with shuffled pixels), as a
-            share of the undefended model's.
+        probe: how fresh prompts are drawn and mined.
+        steps: of their ascent against theta_m.
+        adapt: further steps against a candidate.
+        images: held-out images per task that are probed, at most.
+        reach: largest success of the probes, as a share of their success on the undefended model.
+            Success of prompts that only lead away from the label is counted less the same with
+            their pixels shuffled.
         agreement: least share of clean predictions equal to the undefended model's.
     """
 
     grid: Annotated[tuple[Annotated[float, Field(ge=0, le=4)], ...], Field(min_length=1)]
     probe: Prompts
     steps: Whole
+    adapt: Whole
     images: Annotated[int, Field(ge=1)]
-    flips: Share
+    reach: Share
     agreement: Share
 
     def __post_init__(self) -> None:

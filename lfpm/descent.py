@@ -1,85 +1,129 @@
 """Training of the anti-backdoor task vector tau_a.
 
 One outer step: mine prompts against weights on the path; accumulate the gradient of the node losses
-over the path, at weights displaced by the SAM-like step; update tau_a.
+over the path, at variables displaced by the SAM-like step; update the variables of tau_a.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from benchmark.context import Context
-from benchmark.optimisation.prompts import assign
+from benchmark.optimisation.prompts import Given
 from benchmark.optimisation.unlabelled import Batch
 from benchmark.training import cosine_rate
 from benchmark.types import StateDict, Tensors
 from lfpm.adversary import Adversary, Problem, first_adversary, next_adversary
 from lfpm.losses import Terms, node_terms
-from lfpm.path import PathGradient, nodes, path_gradient
-from lfpm.sharpness import sharp_gradient
+from lfpm.path import Ascent, PathGradient, nodes, path_gradient
+from lfpm.sharpness import displaced, upwards
 
 
-def train(problem: Problem, steps: int, ctx: Context) -> tuple[Tensors, Adversary]:
-    """tau_a and the last adversary, after `steps` outer steps."""
-    descent = problem.method.descent
-    tau = {
-        name: torch.zeros_like(value)
-        for name, value in problem.merged.items()
-        if value.is_floating_point()
-    }
-    optimiser = torch.optim.AdamW(list(tau.values()), lr=descent.lr, weight_decay=0.0)
+@dataclass(frozen=True)
+class Trained:
+    """Where training ended.
+
+    Attributes:
+        tau: the anti-backdoor task vector, over all float tensors (0 where an adapter has none).
+        adversary: the last prompts and partitions.
+        steps: outer steps taken.
+    """
+
+    tau: Tensors
+    adversary: Adversary
+    steps: int
+
+
+def train(problem: Problem, steps: int, ctx: Context) -> Trained:
+    """tau_a after `steps` outer steps, or fewer if the prompts no longer reach their goals."""
+    descent, form = problem.method.descent, problem.form
+    variables = {name: value.clone() for name, value in form.start.items()}
+    optimiser = torch.optim.AdamW(list(variables.values()), lr=descent.lr, weight_decay=0.0)
     adversary = first_adversary(problem, ctx)
     for step in range(steps):
+        with torch.no_grad():
+            tau = form.vector(variables)
         adversary = next_adversary(problem, adversary, tau, step, ctx)
-        gradient = outer_gradient(problem, adversary, tau, step, ctx)
-        for name, value in tau.items():
-            value.grad = gradient.weights[name]
+        if adversary.pool.reached < descent.stop:
+            return Trained(_whole(tau, problem.merged), adversary, step)
+        gradient, adversary = outer_gradient(problem, adversary, variables, step, ctx)
+        for name, value in variables.items():
+            value.grad = gradient[name]
         optimiser.param_groups[0]["lr"] = cosine_rate(descent.lr, descent.warmup, step, steps)
         optimiser.step()
-        if gradient.inputs:
-            pool = adversary.pool.step(gradient.inputs[0], problem.method.mining.prompts)
-            adversary = replace(adversary, pool=pool)
         ctx.progress(step + 1, steps)
-    return tau, adversary
+    with torch.no_grad():
+        tau = form.vector(variables)
+    return Trained(_whole(tau, problem.merged), adversary, steps)
+
+
+def _whole(tau: Tensors, merged: StateDict) -> Tensors:
+    """tau_a as an ordinary task vector: every float tensor, of the merged model's type."""
+    return {
+        name: tau[name].to(value) if name in tau else torch.zeros_like(value)
+        for name, value in merged.items()
+        if value.is_floating_point()
+    }
 
 
 def outer_gradient(
-    problem: Problem, adversary: Adversary, tau: Tensors, step: int, ctx: Context
-) -> PathGradient:
-    """The path gradient that updates tau_a; with `mining.free` also the prompts' gradient."""
-    method = problem.method
-    batch = problem.data.draw(method.descent.batch, ctx.rng("batch", step))
-    members = assigned(problem, batch, ctx.rng("members", step))
+    problem: Problem, adversary: Adversary, variables: Tensors, step: int, ctx: Context
+) -> tuple[Tensors, Adversary]:
+    """The gradient that updates the variables; with `mining.free` also the prompts' next step."""
+    method, form = problem.method, problem.form
     quadrature = nodes(method.path, ctx.rng("nodes", step))
+    count = len(quadrature) if method.path.share else 1
+    shown = [_shown(problem, adversary, step, place, ctx) for place in range(count)]
+    values = adversary.pool.values.clone().requires_grad_(method.mining.free)
 
-    def gradient(tau: Tensors) -> PathGradient:
-        values = adversary.pool.values.clone().requires_grad_(method.mining.free)
+    def path_at(variables: Tensors, images: int, inputs: tuple[Tensor, ...]) -> PathGradient:
+        def loss(weights: Tensors, k: int) -> Tensor:
+            batch, given = _first(*shown[k % count], images)
+            content = inputs[0] if inputs else None
+            return terms_at(problem, adversary, weights, batch, given, content).total(method.losses)
 
-        def loss(weights: Tensors) -> Tensor:
-            return terms_at(problem, adversary, weights, batch, members, values).total(
-                method.losses
-            )
+        with torch.no_grad():
+            tau = form.vector(variables)
+        return path_gradient(loss, problem.merged, tau, quadrature, inputs, _ascent(problem))
 
-        inputs = (values,) if method.mining.free else ()
-        return path_gradient(loss, problem.merged, tau, quadrature, inputs)
+    def ascent(variables: Tensors) -> Tensors:
+        found = path_at(variables, method.sharpness.batch, ())
+        return form.pulled_back(variables, found.weights)
 
-    def ascent(tau: Tensors) -> PathGradient:
-        few, rows = batch.first(method.sharpness.batch)
+    # T of the adaptive form: the weights themselves, or an adapter's factors.
+    sizes = {name: value + problem.merged.get(name, 0) for name, value in variables.items()}
+    there = displaced(method.sharpness, variables, sizes, ascent)
+    found = path_at(there, method.descent.batch, (values,) if method.mining.free else ())
+    if found.inputs:
+        members = torch.cat([given.members for _, given in shown])
+        pool = adversary.pool.step(found.inputs[0], members)
+        adversary = replace(adversary, pool=pool)
+    return form.pulled_back(there, found.weights), adversary
 
-        def loss(weights: Tensors) -> Tensor:
-            return terms_at(problem, adversary, weights, few, members[rows]).total(method.losses)
 
-        return path_gradient(loss, problem.merged, tau, quadrature)
+def _ascent(problem: Problem) -> Ascent | None:
+    """The displacement of each node's own weights, where that is the SAM-like step."""
+    sharpness = problem.method.sharpness
+    if sharpness.kind != "node_ascent":
+        return None
+    return lambda weights, gradient: upwards(sharpness, weights, gradient)
 
-    return sharp_gradient(method.sharpness, tau, gradient, ascent)
+
+def _shown(
+    problem: Problem, adversary: Adversary, step: int, place: int, ctx: Context
+) -> tuple[Batch, Given]:
+    """A batch and its prompts; the same for all nodes, or one for each."""
+    batch = problem.data.draw(problem.method.descent.batch, ctx.rng("batch", step, place))
+    return batch, adversary.pool.assign(batch.labels, ctx.rng("given", step, place))
 
 
-def assigned(problem: Problem, batch: Batch, rng: torch.Generator) -> Tensor:
-    """(T*b,) the prompt of each image."""
-    return assign(len(batch.heads), batch.per_task, problem.method.mining.prompts.members, rng)
+def _first(batch: Batch, given: Given, images: int) -> tuple[Batch, Given]:
+    """The first images of every task, and their prompts."""
+    few, rows = batch.first(images)
+    return few, given.rows(rows)
 
 
 def terms_at(
@@ -87,11 +131,11 @@ def terms_at(
     adversary: Adversary,
     weights: StateDict,
     batch: Batch,
-    members: Tensor,
+    given: Given,
     values: Tensor | None = None,
 ) -> Terms:
     """The node's loss terms: clean and prompted images in one call of the encoder."""
-    prompted = adversary.pool.apply(batch.images, members, values)
+    prompted = adversary.pool.apply(batch.images, given, values)
     features = problem.encoder(weights, torch.cat([batch.images, prompted]))
     clean, shifted = features.split(len(batch.images))
     return node_terms(clean, shifted, batch, adversary.energy, problem.method.losses)

@@ -19,7 +19,16 @@ from benchmark.algebra import add, norm, task_vector
 from benchmark.components import component
 from benchmark.selection import dev_parts, passes_used
 from benchmark.types import Expert, Grant, Merge, Model, Place, StateDict, Tensors
-from lfpm.choices import Descent, Losses, Mining, Partitioning, Path, Selection, Sharpness
+from lfpm.choices import (
+    Descent,
+    Losses,
+    Metric,
+    Mining,
+    Partitioning,
+    Path,
+    Selection,
+    Sharpness,
+)
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -46,11 +55,12 @@ class Lfpm:
         path: loss path-integral with gradient accumulation. [stated]
         losses: suppression and preservation. [stated] as an aim, [ours] as terms.
         sharpness: SAM-like step. [note]
+        metric: the coordinates of the descent. [ours]
         descent: the optimiser. [ours]
         selection: the choice of lambda_a. [ours]
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = "after"
 
     images: Annotated[int, Field(ge=3)]
@@ -60,6 +70,7 @@ class Lfpm:
     path: Path
     losses: Losses
     sharpness: Sharpness
+    metric: Metric
     descent: Descent
     selection: Selection
 
@@ -78,22 +89,25 @@ class Lfpm:
         """Train tau_a on the merged model, choose lambda_a, add."""
         from lfpm.budget import plan
         from lfpm.descent import train
-        from lfpm.selection import choose, trial
+        from lfpm.selection import choose, fresh_probes, trial
 
         merged = merge(base, experts, ctx)
         before = passes_used(ctx.encoder)
         problem, held = self._prepare(merged.encoder, experts, ctx)
         steps = plan(self, len(held.tasks), problem.data.total, held.total)
-        tau, adversary = train(problem, steps, ctx)
+        trained = train(problem, steps, ctx)
+        tau, adversary = trained.tau, trained.adversary
+        probes = fresh_probes(self.selection, merged.encoder, held, ctx)
 
         def tried(scale: float) -> Trial:
-            return trial(scale, add(merged.encoder, tau, scale), self.selection, held, ctx)
+            return trial(scale, add(merged.encoder, tau, scale), probes, ctx)
 
         choice = choose(self.selection, tried)
         info = {
             "lambda_a": choice.scale,
             "selection": choice.summary(),
-            "steps": steps,
+            "steps": trained.steps,
+            "reached": adversary.pool.reached,
             "captured": adversary.share,
             "tau_norm": _relative_norm(tau, merged.encoder, base),
             "losses": _final_losses(problem, adversary, tau, ctx),
@@ -112,13 +126,21 @@ class Lfpm:
         self, merged: StateDict, experts: Sequence[Expert], ctx: Context
     ) -> tuple[Problem, Unlabelled]:
         """Features of theta_m on all images, once; two thirds to train, one third to select."""
+        from benchmark.models.moments import recorded
         from benchmark.optimisation.unlabelled import freeze
         from lfpm.adversary import Problem
+        from lfpm.vector import adapter, dense, metric_maps
 
         tasks = list(dict.fromkeys(expert.task for expert in experts))
         trained, held = dev_parts(ctx, tasks, self.needs[0])
-        data = freeze(ctx, merged, trained)
-        problem = Problem(self, ctx.encoder, merged, data, data.mean_squared_norm())
+        with recorded(ctx.encoder, merged) as moments:
+            data = freeze(ctx, merged, trained)
+        maps = metric_maps(self.metric, moments.means())
+        if ctx.peft is None:
+            form = dense(merged, maps)
+        else:
+            form = adapter(ctx.peft, merged, maps, ctx.rng("adapter"))
+        problem = Problem(self, ctx.encoder, merged, data, data.mean_squared_norm(), form)
         return problem, freeze(ctx, merged, held)
 
 
@@ -134,23 +156,26 @@ def _final_losses(
     """The four terms at alpha = 1 with the last prompts, on one batch of training images."""
     import torch
 
-    from lfpm.descent import assigned, terms_at
+    from lfpm.descent import terms_at
     from lfpm.path import at
 
     rng = ctx.rng("report")
     batch = problem.data.draw(problem.method.descent.batch, rng)
     weights = at(problem.merged, tau, 1.0)
     with torch.no_grad():
-        terms = terms_at(problem, adversary, weights, batch, assigned(problem, batch, rng))
+        given = adversary.pool.assign(batch.labels, rng)
+        terms = terms_at(problem, adversary, weights, batch, given)
     return {name: float(value) for name, value in vars(terms).items()}
 
 
 def _artifacts(tau: Tensors, adversary: Adversary, tasks: Sequence[str]) -> Tensors:
-    """tau_a/NAME; prompt/TASK (M,3,H,W), values within the masks; mask/TASK (M,1,H,W)."""
+    """tau_a/NAME; prompt/TASK (M,3,H,W), values within the masks; mask/TASK (M,1,H,W).
+
+    A moving prompt lies in the upper left corner; those of a task follow one another goal by goal.
+    """
     pool = adversary.pool
-    size = len(pool.values) // len(tasks)
-    prompts = dict(zip(tasks, pool.values.split(size), strict=True))
-    masks = dict(zip(tasks, pool.masks.split(size), strict=True))
+    prompts = dict(zip(tasks, pool.values.split(list(pool.sizes)), strict=True))
+    masks = dict(zip(tasks, pool.masks.split(list(pool.sizes)), strict=True))
     return {
         **{f"tau_a/{name}": value for name, value in tau.items()},
         **{f"prompt/{task}": value.contiguous() for task, value in prompts.items()},

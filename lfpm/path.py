@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from lfpm.choices import Path
 
 Node = tuple[float, float]
 """(alpha_k, w_k)."""
+NodeLoss: TypeAlias = "Callable[[Tensors, int], Tensor]"
+"""(weights, number of the node) -> scalar."""
+Ascent: TypeAlias = "Callable[[Tensors, Tensors], Tensors]"
+"""(weights, gradient by them) -> a displacement of those weights."""
 
 
 @dataclass(frozen=True)
@@ -69,33 +74,48 @@ def at(merged: StateDict, tau: Mapping[str, Tensor], alpha: float) -> Tensors:
 
 
 def path_gradient(
-    loss: Callable[[Tensors], Tensor],
+    loss: NodeLoss,
     merged: StateDict,
     tau: Mapping[str, Tensor],
     quadrature: Sequence[Node],
     inputs: Sequence[Tensor] = (),
+    ascend: Ascent | None = None,
 ) -> PathGradient:
     """Value and gradient of the path loss, one node after the other.
 
     Args:
-        loss: weights -> scalar.
+        loss: (weights, number of the node) -> scalar; a node may have images of its own.
         merged: theta_m.
-        tau: tau_a, without gradient.
+        tau: tau_a, without gradient; weights it lacks get none.
         quadrature: (alpha_k, w_k).
         inputs: leaves inside `loss` that are differentiated along the way (prompts).
+        ascend: (weights, gradient) at a node -> displacement at which its gradient is taken again.
     """
     value = 0.0
     total = {name: torch.zeros_like(part) for name, part in tau.items()}
     extra = [torch.zeros_like(leaf) for leaf in inputs]
-    for alpha, weight in quadrature:
-        with torch.enable_grad():
-            weights = at(merged, tau, alpha)
-            leaves = [weights[name].requires_grad_() for name in tau]
-            here = loss(weights)
-            gradients = torch.autograd.grad(here, [*leaves, *inputs])
-        value += weight * here.item()
+    for k, (alpha, weight) in enumerate(quadrature):
+        weights = at(merged, tau, alpha)
+        if ascend is not None:
+            leaves = {name: weights[name] for name in tau}
+            _, first = _node(loss, k, weights, list(tau), ())
+            by = ascend(leaves, dict(zip(tau, first, strict=True)))
+            weights = {**weights, **{name: leaves[name] + by[name] for name in tau}}
+        here, gradients = _node(loss, k, weights, list(tau), inputs)
+        value += weight * here
         for part, gradient in zip(total.values(), gradients, strict=False):
             part.add_(gradient, alpha=weight * alpha)
-        for part, gradient in zip(extra, gradients[len(leaves) :], strict=True):
+        for part, gradient in zip(extra, gradients[len(tau) :], strict=True):
             part.add_(gradient, alpha=weight)
     return PathGradient(value, total, tuple(extra))
+
+
+def _node(
+    loss: NodeLoss, k: int, weights: Tensors, names: Sequence[str], inputs: Sequence[Tensor]
+) -> tuple[float, tuple[Tensor, ...]]:
+    """Loss and its gradients by the named weights, then by the inputs."""
+    with torch.enable_grad():
+        leaves = {name: weights[name].detach().requires_grad_() for name in names}
+        here = loss({**weights, **leaves}, k)
+        gradients = torch.autograd.grad(here, [*leaves.values(), *inputs])
+    return here.item(), gradients

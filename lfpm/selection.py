@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmark.context import Context
-from benchmark.optimisation.mining import mine
-from benchmark.optimisation.prompts import assign, new_pool, shuffled
+from benchmark.optimisation.mining import mine, reached
+from benchmark.optimisation.prompts import Pool, new_pool, shuffled
 from benchmark.optimisation.unlabelled import Batch, Unlabelled
 from benchmark.types import StateDict
 from lfpm.choices import Selection
@@ -22,13 +22,14 @@ class Trial:
 
     Attributes:
         scale: lambda_a.
-        flips: mean over tasks of the share of predictions that fresh prompts change, less the
-            share that the same prompts with shuffled pixels change; in [-1,1].
+        reached: mean over tasks of the share of images that adapted prompts bring to their goal
+            (away from the label: less the share that the same prompts with shuffled pixels bring
+            there); in [-1,1].
         agreement: share of clean predictions equal to the undefended model's, in [0,1].
     """
 
     scale: float
-    flips: float
+    reached: float
     agreement: float
 
 
@@ -51,45 +52,65 @@ def choose(rule: Selection, tried: Callable[[float], Trial]) -> Choice:
     """Walk the grid upwards until both bounds hold; see `Selection` for the way out."""
     trials: list[Trial] = []
     undefended = tried(0.0)
-    bound = rule.flips * max(undefended.flips, 0.0)
+    bound = rule.reach * max(undefended.reached, 0.0)
     for scale in rule.grid:
         trials.append(tried(scale))
-        if trials[-1].flips <= bound and trials[-1].agreement >= rule.agreement:
+        if trials[-1].reached <= bound and trials[-1].agreement >= rule.agreement:
             return Choice(scale, True, undefended, tuple(trials))
     agreeing = [trial.scale for trial in trials if trial.agreement >= rule.agreement]
     return Choice(max(agreeing, default=rule.grid[0]), False, undefended, tuple(trials))
 
 
-def trial(
-    scale: float, weights: StateDict, rule: Selection, data: Unlabelled, ctx: Context
-) -> Trial:
-    """Probe theta_m + lambda_a tau_a with prompts mined anew.
+@dataclass(frozen=True)
+class Probes:
+    """Fresh prompts that every candidate is probed with.
 
-    Every candidate meets the same draws: only the weights differ. Probes raise the cross-entropy
-    only, without the feature term: the partition is the training's own.
+    Attributes:
+        data: held-out images with theta_m's word on them.
+        pool: mined against theta_m.
+        rule: how to probe.
+    """
+
+    data: Unlabelled
+    pool: Pool
+    rule: Selection
+
+
+def fresh_probes(rule: Selection, merged: StateDict, data: Unlabelled, ctx: Context) -> Probes:
+    """Prompts mined anew against theta_m on held-out images.
+
+    They raise log p of their goals only, without the feature term: the partition is the training's
+    own.
+    """
+    rng = ctx.rng("probes")
+    pool = new_pool(rule.probe, data.classes, data.image_side, rng, ctx.device)
+    return Probes(data, mine(ctx.encoder, merged, data, pool, rule.steps, rng), rule)
+
+
+def trial(scale: float, weights: StateDict, probes: Probes, ctx: Context) -> Trial:
+    """Probe theta_m + lambda_a tau_a with prompts adapted to it.
+
+    Every candidate meets the same draws: only the weights differ.
 
     Args:
         scale: lambda_a, for the report.
         weights: theta_m + lambda_a tau_a.
-        rule: how to probe.
-        data: held-out images with theta_m's word on them.
+        probes: where the prompts start.
         ctx: encoder and generators.
     """
     rng = ctx.rng("probe")
-    size = next(iter(data.images.values())).shape[-1]
-    pool = new_pool(rule.probe, len(data.tasks), size, rng, ctx.device)
-    pool = mine(ctx.encoder, weights, data, pool, rule.steps, rule.probe, rng)
-    batch = data.first(rule.images)
-    members = assign(len(batch.heads), batch.per_task, rule.probe.members, rng)
+    pool = mine(ctx.encoder, weights, probes.data, probes.pool, probes.rule.adapt, rng)
+    batch = probes.data.first(probes.rule.images)
+    given = pool.assign(batch.labels, rng)
     clean = _predictions(ctx, weights, batch, batch.images)
-    prompted = _predictions(ctx, weights, batch, pool.apply(batch.images, members))
-    control = shuffled(pool, rng).apply(batch.images, members)
-    occluded = _predictions(ctx, weights, batch, control)
-    return Trial(
-        scale=scale,
-        flips=_changed(clean, prompted) - _changed(clean, occluded),
-        agreement=1 - _changed(clean, batch.labels),
-    )
+    prompted = _predictions(ctx, weights, batch, pool.apply(batch.images, given))
+    if given.goals is None:
+        control = shuffled(pool, rng).apply(batch.images, given)
+        occluded = _predictions(ctx, weights, batch, control)
+        success = _differing(clean, prompted) - _differing(clean, occluded)
+    else:
+        success = _mean(reached(prompted, batch.labels, given))
+    return Trial(scale, success, agreement=1 - _differing(clean, batch.labels))
 
 
 def _predictions(
@@ -99,7 +120,11 @@ def _predictions(
     return tuple(scores.argmax(1) for scores in batch.logits(features))
 
 
-def _changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+def _differing(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """Mean over tasks of the share of predictions that differ."""
-    shares = [(one != other).float().mean() for one, other in zip(before, after, strict=True)]
-    return float(torch.stack(shares).mean())
+    return _mean([one != other for one, other in zip(before, after, strict=True)])
+
+
+def _mean(hits: Sequence[Tensor]) -> float:
+    """Mean over tasks of the mean of (b,) bools."""
+    return float(torch.stack([hit.float().mean() for hit in hits]).mean())

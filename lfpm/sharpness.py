@@ -1,36 +1,50 @@
-"""The SAM-like step: where the path gradient is taken.
+"""The SAM-like step: where the path gradient is taken, in the variables that are trained.
 
-none         G(tau_a)
-ascent       G(tau_a + rho G/|G|), G accumulated over all nodes of the path
-path_aware   G(tau_a - rho tau_a/|tau_a|): nearer to the backdoored model, without ascent
+none         G(v)
+ascent       G(v + eps), eps = rho G/|G|, G accumulated over all nodes of the path
+node_ascent  at each node, dl/dtheta at theta + eps_k, eps_k = rho g_k/|g_k|
+path_aware   G(v - rho v/|v|): nearer to the backdoored model, without ascent
+
+Adaptive ascents use eps = rho T^2 G/|T G| with T = |weights|.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from benchmark.optimisation.sam import displacement, moved
+from torch import Tensor
+
+from benchmark.optimisation.sam import adaptive_displacement, displacement, moved
 from benchmark.types import Tensors
 from lfpm.choices import Sharpness
-from lfpm.path import PathGradient
 
-GradientAt: TypeAlias = "Callable[[Tensors], PathGradient]"
+GradientAt: TypeAlias = "Callable[[Tensors], Tensors]"
+"""Variables -> gradient of the path loss by them."""
 
 
-def sharp_gradient(
-    settings: Sharpness, tau: Tensors, gradient: GradientAt, ascent: GradientAt
-) -> PathGradient:
-    """The gradient that updates tau_a.
+def displaced(
+    settings: Sharpness, variables: Tensors, weights: Mapping[str, Tensor], ascent: GradientAt
+) -> Tensors:
+    """The variables at which the gradient that updates them is taken.
 
     Args:
         settings: kind and rho.
-        tau: tau_a; not changed.
-        gradient: the path gradient at a given anti-backdoor vector.
-        ascent: the same on the images that the ascent may use; only called for "ascent".
+        variables: where training stands; not changed.
+        weights: sizes T of the adaptive form, by the same names.
+        ascent: the path gradient on the images that the ascent may use; called for "ascent" only.
     """
     if settings.kind == "ascent":
-        tau = moved(tau, displacement(ascent(tau).weights, settings.rho))
-    elif settings.kind == "path_aware":
-        tau = moved(tau, displacement(tau, -settings.rho))
-    return gradient(tau)
+        return moved(variables, upwards(settings, weights, ascent(variables)))
+    if settings.kind == "path_aware":
+        return moved(variables, displacement(variables, -settings.rho))
+    return variables
+
+
+def upwards(
+    settings: Sharpness, weights: Mapping[str, Tensor], gradient: Mapping[str, Tensor]
+) -> Tensors:
+    """eps, plain or adaptive."""
+    if settings.adaptive:
+        return adaptive_displacement(gradient, weights, settings.rho)
+    return displacement(gradient, settings.rho)

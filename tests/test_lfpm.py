@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.algebra import add, task_vector
+from benchmark.algebra import add, norm, task_vector
+from benchmark.artifacts import below
 from benchmark.components import build, option
 from benchmark.errors import AccessDenied, BenchError
+from benchmark.models.lora import Lora
+from benchmark.models.moments import recorded
+from benchmark.optimisation.sam import displacement, moved
 from benchmark.optimisation.unlabelled import Batch
 from benchmark.seeds import generator
 from benchmark.selection import passes_used
@@ -19,7 +23,8 @@ from lfpm.losses import Energy, node_terms
 from lfpm.partition import Partition, captured, fit
 from lfpm.path import at, count, nodes, path_gradient
 from lfpm.selection import Trial, choose
-from lfpm.sharpness import sharp_gradient
+from lfpm.sharpness import displaced, upwards
+from lfpm.vector import adapter, along_inputs, dense, inverse_root
 from tests import tiny
 
 RULES = ["gauss_legendre", "uniform", "stratified", "random", "end"]
@@ -29,6 +34,8 @@ TINY = {
     "passes": 1200,
     "mining.prompts.frame_width": 1,
     "mining.prompts.batch": 2,
+    "mining.prompts.patch_size": [4, 4],
+    "mining.prompts.stride": 4,
     "mining.warmup": 2,
     "mining.steps": 1,
     "descent.batch": 3,
@@ -36,7 +43,10 @@ TINY = {
     "sharpness.batch": 2,
     "selection.probe.frame_width": 1,
     "selection.probe.batch": 2,
+    "selection.probe.patch_size": [4, 4],
+    "selection.probe.stride": 4,
     "selection.steps": 1,
+    "selection.adapt": 1,
     "selection.grid": [0.5, 1.0],
 }
 
@@ -50,7 +60,11 @@ def one_thread():
 
 
 def path(rule: Any = "gauss_legendre", nodes=2, start=0.0) -> Path:
-    return Path(rule=rule, nodes=nodes, start=start)
+    return Path(rule=rule, nodes=nodes, start=start, share=False)
+
+
+def sharp(kind: Any, rho: float, adaptive=False) -> Sharpness:
+    return Sharpness(kind=kind, adaptive=adaptive, rho=rho, batch=1)
 
 
 def partitioning(kind, rank=3, energy=0.8) -> Partitioning:
@@ -72,7 +86,7 @@ def lfpm(**changes):
 # -- quadrature and the path gradient ------------------------------------------------------------
 
 
-def two_layers(weights):
+def two_layers(weights, k=0):
     rng = generator("input")
     inputs = torch.randn(6, 4, generator=rng, dtype=torch.float64)
     return (torch.tanh(inputs @ weights["a"]) @ weights["b"]).square().sum()
@@ -104,7 +118,7 @@ def test_inputs_get_the_path_gradient_without_alpha():
     merged, tau = {"w": torch.tensor(1.0)}, {"w": torch.tensor(2.0)}
     prompt = torch.tensor(3.0, requires_grad=True)
     quadrature = [(0.5, 0.25), (1.0, 0.75)]
-    found = path_gradient(lambda w: w["w"] * prompt, merged, tau, quadrature, (prompt,))
+    found = path_gradient(lambda w, k: w["w"] * prompt, merged, tau, quadrature, (prompt,))
     assert found.inputs[0] == pytest.approx(0.25 * 2 + 0.75 * 3)
     assert found.weights["w"] == pytest.approx((0.25 * 0.5 + 0.75) * 3)
 
@@ -123,13 +137,13 @@ def test_two_gauss_nodes_are_exact_for_the_quadratic_energy():
     # f(theta(alpha)) = (1 - alpha) b + alpha g for a linear model: the integral of |f|^2 over [0,1]
     # is (|b|^2 + b.g + |g|^2)/3, least at g = -b/2 (spec 2.2).
     b, tau = {"f": torch.tensor([2.0, -1.0])}, {"f": torch.tensor([0.5, 3.0])}
-    found = path_gradient(lambda w: w["f"].square().sum(), b, tau, nodes(path(), generator()))
+    found = path_gradient(lambda w, k: w["f"].square().sum(), b, tau, nodes(path(), generator()))
     g = b["f"] + tau["f"]
     exact = (b["f"].square().sum() + (b["f"] * g).sum() + g.square().sum()) / 3
     assert found.value == pytest.approx(float(exact), rel=1e-6)
     tau = {"f": torch.zeros(2)}
     for _ in range(60):
-        step = path_gradient(lambda w: w["f"].square().sum(), b, tau, nodes(path(), generator()))
+        step = path_gradient(lambda w, k: w["f"].square().sum(), b, tau, nodes(path(), generator()))
         tau = {"f": tau["f"] - 0.5 * step.weights["f"]}
     assert torch.allclose(b["f"] + tau["f"], -b["f"] / 2, atol=1e-5)
 
@@ -146,36 +160,149 @@ def test_one_node_at_the_end_is_plain_fine_tuning():
 # -- the SAM-like step ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["ascent", "path_aware"])
-def test_rho_zero_is_no_sam(kind):
+def by_path(tau):
+    quadrature = nodes(path(), generator())
+    return path_gradient(two_layers, two_layer_weights("merged"), tau, quadrature).weights
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("kind", ["ascent", "path_aware", "node_ascent"])
+def test_rho_zero_is_no_sam(kind, adaptive):
     merged, tau = two_layer_weights("merged"), two_layer_weights("tau")
-
-    def gradient(tau):
-        return path_gradient(two_layers, merged, tau, nodes(path(), generator()))
-
-    settings = Sharpness(kind=kind, rho=0.0, batch=1)
-    found = sharp_gradient(settings, tau, gradient, gradient)
-    plain = sharp_gradient(Sharpness(kind="none", rho=1.0, batch=1), tau, gradient, gradient)
-    assert all(torch.equal(found.weights[name], plain.weights[name]) for name in tau)
+    settings = sharp(kind, 0.0, adaptive)
+    there = displaced(settings, tau, merged, by_path)
+    assert all(torch.equal(there[name], tau[name]) for name in tau)
+    by = upwards(settings, merged, by_path(tau))
+    assert all(not value.any() for value in by.values())
 
 
 def test_sam_displaces_uphill_and_path_aware_towards_the_merged_model():
     tau = two_layer_weights("tau")
+    gradient = by_path(tau)
+    there = displaced(sharp("ascent", 0.1), tau, tau, by_path)
+    moved = {name: there[name] - tau[name] for name in tau}
+    assert norm(moved) == pytest.approx(0.1)
+    assert sum((moved[n] * gradient[n]).sum() for n in tau) == pytest.approx(0.1 * norm(gradient))
+    back = displaced(sharp("path_aware", 0.1), tau, tau, by_path)
+    assert norm(back) == pytest.approx(norm(tau) - 0.1)
+
+
+def test_adaptive_ascent_leaves_weights_of_zero_where_they_are():
+    tau = two_layer_weights("tau")
+    sizes = {"a": torch.zeros_like(tau["a"]), "b": tau["b"]}
+    there = displaced(sharp("ascent", 0.1, adaptive=True), tau, sizes, by_path)
+    assert torch.equal(there["a"], tau["a"])
+    assert not torch.equal(there["b"], tau["b"])
+
+
+def test_ascent_at_a_node_takes_the_gradient_at_its_own_displaced_weights():
+    merged, tau = two_layer_weights("merged"), two_layer_weights("tau")
+    quadrature, settings = [(0.5, 0.25), (1.0, 0.75)], sharp("node_ascent", 0.1)
+    found = path_gradient(
+        two_layers, merged, tau, quadrature, ascend=lambda w, g: upwards(settings, w, g)
+    )
+    zero = {name: torch.zeros_like(value) for name, value in tau.items()}
+    expected = dict(zero)
+    for alpha, weight in quadrature:
+        here = at(merged, tau, alpha)
+        first = path_gradient(two_layers, here, zero, [(1.0, 1.0)]).weights
+        there = moved(here, displacement(first, 0.1))
+        second = path_gradient(two_layers, there, zero, [(1.0, 1.0)]).weights
+        expected = {n: expected[n] + alpha * weight * second[n] for n in expected}
+    assert all(torch.allclose(found.weights[n], expected[n], rtol=1e-10) for n in tau)
+
+
+# -- the form of tau_a ---------------------------------------------------------------------------
+
+
+def random_moment(size, rank, seed="moment"):
+    rows = torch.randn(rank, size, generator=generator(seed), dtype=torch.float64)
+    return rows.T @ rows / rank
+
+
+def test_the_metric_is_an_inverse_root_of_unit_mean_square():
+    moment = random_moment(6, 3)
+    found = inverse_root(moment, 0.01).double()
+    assert torch.allclose(found, found.T, atol=1e-6)
+    assert found.square().sum() / 6 == pytest.approx(1, rel=1e-5)
+    scaled = moment / torch.linalg.eigvalsh(moment).mean() + 0.01 * torch.eye(6)
+    product = found @ scaled @ found
+    assert torch.allclose(product, product[0, 0] * torch.eye(6).double(), atol=1e-5)
+    assert torch.allclose(inverse_root(moment, 1e6), torch.eye(6), atol=1e-4)
+
+
+def test_a_step_in_the_metric_spares_the_clean_outputs():
+    # Of two directions, clean inputs excite the first a hundred times as much.
+    maps = {"fc.weight": inverse_root(torch.diag(torch.tensor([1.0, 1e-4])), 1e-4)}
+    form = dense({"fc.weight": torch.zeros(3, 2)}, maps)
+    tau = form.vector({"fc.weight": torch.ones(3, 2)})["fc.weight"]
+    assert (tau[:, 1] / tau[:, 0]).min() > 30
+
+
+def test_the_projection_is_mapped_along_its_first_axis():
+    value, by = torch.randn(4, 3, generator=generator("proj")), random_moment(4, 5).float()
+    assert torch.equal(along_inputs("proj", value, by), by @ value)
+    assert torch.allclose(along_inputs("w", value.T, by), (by @ value).T, atol=1e-6)
+    conv = torch.randn(2, 1, 2, 2, generator=generator("conv"))
+    assert torch.equal(along_inputs("conv", conv, by), (conv.view(2, 4) @ by).view_as(conv))
+
+
+def test_gradients_are_pulled_back_by_the_chain_rule():
+    merged = {"w": torch.zeros(3, 2), "b": torch.zeros(3)}
+    maps = {"w": random_moment(2, 4).float()}
+    form = dense(merged, maps)
+    gradient = {"w": torch.randn(3, 2, generator=generator("g")), "b": torch.ones(3)}
+    found = form.pulled_back(form.start, gradient)
+    assert torch.allclose(found["w"], gradient["w"] @ maps["w"].T, atol=1e-6)
+    assert torch.equal(found["b"], gradient["b"])
+
+
+# -- moments of clean inputs ---------------------------------------------------------------------
+
+
+def test_moments_are_those_of_what_each_layer_is_fed():
+    encoder, weights = tiny.encoder(), tiny.base()
+    images = torch.rand(5, 3, 16, 16, generator=generator("images"))
+    with recorded(encoder, weights) as moments:
+        clean = encoder(weights, images)
+    means = moments.means()
+    # Least squares: a linear layer's mean squared output change under dW is tr(dW M dW^T).
+    for name, moment in means.items():
+        assert torch.allclose(moment, moment.T)
+        assert torch.linalg.eigvalsh(moment).min() > -1e-9
+        expected = weights[name].shape[0 if name == "proj" else 1]
+        assert len(moment) == expected * (
+            weights[name][0, 0].numel() if name.startswith("conv") else 1
+        )
+    assert set(means) == {
+        "conv1.weight", "proj",
+        *(f"transformer.resblocks.0.{part}" for part in (
+            "attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight",
+        )),
+    }  # fmt: skip
+    # The last layer's outputs are the features: their moment follows from its inputs'.
+    through = weights["proj"].double().T @ means["proj"] @ weights["proj"].double()
+    assert torch.allclose(through, clean.T.double() @ clean.double() / 5, atol=1e-5)
+    assert torch.equal(encoder(weights, images), clean), "and no hook stays behind"
+
+
+def test_moments_of_the_attention_output_predict_its_change():
+    encoder, weights = tiny.encoder(), tiny.base()
+    images = torch.rand(4, 3, 16, 16, generator=generator("images"))
     seen = []
-
-    def gradient(tau):
-        seen.append(tau)
-        return path_gradient(two_layers, two_layer_weights("merged"), tau, [(1.0, 1.0)])
-
-    sharp_gradient(Sharpness(kind="ascent", rho=0.1, batch=1), tau, gradient, gradient)
-    here, there = seen
-    direction = gradient(tau).weights
-    assert sum(((there[n] - here[n]) * direction[n]).sum() for n in tau) > 0
-    seen.clear()
-    sharp_gradient(Sharpness(kind="path_aware", rho=0.1, batch=1), tau, gradient, gradient)
-    assert len(seen) == 1
-    before = sum(value.square().sum() for value in tau.values())
-    assert sum(value.square().sum() for value in seen[0].values()) < before
+    hook = encoder.tower.transformer.resblocks[0].attn.register_forward_hook(
+        lambda _m, _a, out: seen.append(out[0])
+    )
+    with recorded(encoder, weights) as moments:
+        encoder(weights, images)
+    name = "transformer.resblocks.0.attn.out_proj.weight"
+    change = 0.1 * torch.randn(weights[name].shape, generator=generator("change"))
+    encoder({**weights, name: weights[name] + change}, images)
+    hook.remove()
+    found = (seen[1] - seen[0]).flatten(0, 1).double().square().sum(1).mean()
+    moment = moments.means()[name]
+    expected = (change.double() @ moment @ change.double().T).trace()
+    assert found == pytest.approx(float(expected), rel=1e-4)
 
 
 # -- the partition -------------------------------------------------------------------------------
@@ -247,7 +374,7 @@ def test_nothing_is_lost_at_the_merged_model():
 
 
 @pytest.mark.parametrize(
-    ("flips", "agreement", "chosen", "met"),
+    ("reached", "agreement", "chosen", "met"),
     [
         ([0.3, 0.2, 0.0], [1.0, 0.99, 0.9], 0.6, True),
         ([0.3, 0.3, 0.1], [1.0, 0.98, 0.9], 0.6, False),
@@ -255,15 +382,15 @@ def test_nothing_is_lost_at_the_merged_model():
         ([-0.1, 0.2, 0.1], [1.0, 0.98, 0.9], 0.5, True),
     ],
 )
-def test_rule_for_lambda(flips, agreement, chosen, met):
+def test_rule_for_lambda(reached, agreement, chosen, met):
     rule = lfpm(
         **{
             "selection.grid": [0.5, 0.6, 0.7],
-            "selection.flips": 0.5,
+            "selection.reach": 0.5,
             "selection.agreement": 0.97,
         }
     ).selection
-    table = dict(zip(rule.grid, zip(flips, agreement, strict=True), strict=True))
+    table = dict(zip(rule.grid, zip(reached, agreement, strict=True), strict=True))
     table[0.0] = (0.4, 1.0)
     choice = choose(rule, lambda scale: Trial(scale, *table[scale]))
     assert (choice.scale, choice.met) == (chosen, met)
@@ -296,7 +423,7 @@ def test_defended_model_is_merged_plus_scaled_vector():
     assert 0 < model.info["captured"] <= 1
     assert set(model.info["losses"]) == {"energy", "cross_entropy", "match", "kl"}
     prompts = model.artifacts["prompt/a"]
-    assert prompts.shape == (lfpm().mining.prompts.members, 3, 16, 16)
+    assert prompts.shape == (tiny.CLASSES * lfpm().mining.prompts.members, 3, 16, 16)
     assert prompts.abs().max() <= 1
 
 
@@ -316,13 +443,15 @@ def test_same_seed_same_bits():
 
 VARIANTS = [
     {},
-    {"path.rule": "end", "sharpness.kind": "none"},
-    {"path.rule": "stratified", "path.nodes": 3, "sharpness.kind": "path_aware"},
-    {"path.rule": "random", "sharpness.batch": 9, "losses.reference": "current"},
+    {"path.rule": "end", "sharpness.kind": "none", "metric.kind": "none"},
+    {"path.rule": "stratified", "path.nodes": 3, "sharpness.kind": "ascent"},
+    {"path.rule": "random", "sharpness.kind": "node_ascent", "losses.reference": "current"},
     {"partition.kind": "shift_first", "partition.refresh": 2, "losses.match": "clean"},
     {"partition.kind": "clean_first", "mining.restart": 3, "mining.at": "end"},
-    {"partition.kind": "none", "mining.free": True, "mining.prompts.patches": 2},
-    {"mining.feature_weight": 0.0, "mining.prompts.fulls": 1, "passes": 700},
+    {"partition.kind": "none", "mining.free": False, "path.share": False},
+    {"mining.feature_weight": 0.3, "mining.prompts.fulls": 1, "passes": 900},
+    {"mining.prompts.goal": "away", "mining.prompts.places": "fixed", "mining.prompts.frames": 1},
+    {"selection.probe.goal": "away", "sharpness.adaptive": True, "sharpness.kind": "ascent"},
 ]
 
 
@@ -363,6 +492,53 @@ def test_free_prompt_steps_move_the_prompts():
     still, free = ({"mining.steps": 0, "mining.free": free} for free in (False, True))
     one, two = (defend(lfpm(**changes))[0].artifacts["prompt/a"] for changes in (still, free))
     assert not torch.equal(one, two)
+
+
+def test_training_stops_when_the_prompts_no_longer_reach_their_goals():
+    assert defend(lfpm(**{"descent.stop": 1.0}))[0].info["steps"] == 0
+    whole, never = (defend(lfpm(**{"descent.stop": stop}))[0] for stop in (1e-9, 0.0))
+    assert whole.info["steps"] == never.info["steps"] > 0
+
+
+def test_shared_images_cost_the_same_and_are_more():
+    apart, same = (defend(lfpm(**{"path.share": share}))[0] for share in (True, False))
+    assert apart.info["passes"] == pytest.approx(same.info["passes"])
+    assert not tiny.equal(apart.encoder, same.encoder)
+
+
+@pytest.mark.parametrize("metric", ["clean", "none"])
+def test_an_adapter_stays_low_rank_on_its_targets_and_scales_linearly(metric):
+    lora = Lora(targets="all", rank=2, alpha=2.0, lr=0.01)
+    method = lfpm(**{"metric.kind": metric})
+    model, _ = defend(method, peft=lora)
+    tau = below(model.artifacts, "tau_a/")
+    for name, value in tau.items():
+        if name not in lora.matrices(MERGED):
+            assert not value.any()
+            continue
+        slices = 3 if name.endswith("in_proj_weight") else 1
+        for part in value.chunk(slices):
+            assert torch.linalg.matrix_rank(part, rtol=1e-5) <= 2
+        assert value.any()
+    scale = model.info["lambda_a"]
+    for name, value in model.encoder.items():
+        assert torch.allclose(value, MERGED[name] + scale * tau[name], atol=1e-6)
+
+
+def test_every_tensor_of_the_adapter_is_trained():
+    lora = Lora(targets="all", rank=2, alpha=2.0, lr=0.01)
+    form = adapter(lora, MERGED, {}, generator("adapter"))
+    variables = {n: v + 0.01 if n.endswith("/B") else v for n, v in form.start.items()}
+    encoder, images = tiny.encoder(), torch.rand(4, 3, 16, 16, generator=generator("images"))
+
+    def loss(weights, k):
+        return encoder(weights, images).square().sum()
+
+    with torch.no_grad():
+        tau = form.vector(variables)
+    found = path_gradient(loss, MERGED, tau, [(0.5, 0.5), (1.0, 0.5)])
+    for name, gradient in form.pulled_back(variables, found.weights).items():
+        assert gradient.any(), name
 
 
 def test_the_shipped_configuration_has_every_stated_part_on():

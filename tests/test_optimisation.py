@@ -1,7 +1,5 @@
 """Prompts, mining and displacements: what several defences share."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,11 +7,11 @@ from hypothesis import strategies as st
 
 from benchmark.algebra import norm
 from benchmark.components import build
-from benchmark.optimisation.mining import mine
-from benchmark.optimisation.prompts import assign, new_pool, shuffled
+from benchmark.optimisation.mining import gain, mine
+from benchmark.optimisation.prompts import LEAST, Given, new_pool, shuffled
 from benchmark.optimisation.sam import displacement, moved
 from benchmark.optimisation.settings import Prompts
-from benchmark.optimisation.unlabelled import Unlabelled, cross_entropy
+from benchmark.optimisation.unlabelled import Unlabelled
 from benchmark.seeds import generator
 
 SETTINGS = {
@@ -21,6 +19,10 @@ SETTINGS = {
     "frames": 1,
     "fulls": 1,
     "patches": 2,
+    "goal": "away",
+    "focus": 0.0,
+    "places": "fixed",
+    "stride": 4,
     "frame_width": 3,
     "bound": 0.1,
     "patch_size": [2, 4],
@@ -63,12 +65,12 @@ def linear_world(size=8, dim=5):
 def test_prompted_images_are_valid_and_keep_to_mask_and_bound(seed, optimiser, steps):
     rng = generator(seed)
     chosen = prompts(optimiser=optimiser)
-    pool = new_pool(chosen, 2, 12, rng)
-    for _ in range(steps):
-        pool = pool.step(torch.randn(pool.values.shape, generator=rng) * 5, chosen)
-    images = torch.rand(8, 3, 12, 12, generator=rng)
+    pool = new_pool(chosen, (3, 5), 12, rng)
     members = torch.arange(8)
-    prompted = pool.apply(images, members)
+    for _ in range(steps):
+        pool = pool.step(torch.randn(pool.values.shape, generator=rng) * 5, members)
+    images = torch.rand(8, 3, 12, 12, generator=rng)
+    prompted = pool.apply(images, Given(members, torch.zeros(8, 2, dtype=torch.long), None))
     assert prompted.min() >= 0
     assert prompted.max() <= 1
     outside = (pool.masks[members] == 0).expand_as(images)
@@ -86,30 +88,85 @@ def test_prompted_images_are_valid_and_keep_to_mask_and_bound(seed, optimiser, s
     assert frame[3:9, 3:9].sum() == 0
 
 
+def labels(*counts, classes=4, seed="labels"):
+    rng = generator(seed)
+    return [torch.randint(classes, (count,), generator=rng) for count in counts]
+
+
 def test_each_image_gets_a_prompt_of_its_own_task():
-    members = assign(3, 8, 4, generator("assign"))
-    assert members.shape == (24,)
-    for task, part in enumerate(members.split(8)):
+    pool = new_pool(prompts(), (4, 4, 4), 8, generator("pool"))
+    given = pool.assign(labels(8, 8, 8), generator("assign"))
+    assert given.goals is None
+    assert not given.shifts.any(), "fixed members stay where they are"
+    for task, part in enumerate(given.members.split(8)):
         assert torch.equal(part.unique(), torch.arange(4) + 4 * task)
         assert part.bincount(minlength=12)[4 * task :].max() == 2
 
 
-def test_mining_raises_the_cross_entropy_and_repeats():
+@pytest.mark.parametrize("focus", [0.0, 2.0])
+def test_a_goal_is_never_the_class_already_predicted(focus):
+    pool = new_pool(prompts(goal="class", focus=focus), (3, 5), 8, generator("pool"))
+    assert pool.sizes == (12, 20)
+    own = labels(60, 60, classes=3)
+    given = pool.assign(own, generator("assign"))
+    assert given.goals is not None
+    for task, (goal, label) in enumerate(zip(given.goals, own, strict=True)):
+        assert (goal != label).all()
+        assert len(goal.unique()) == (3, 5)[task]
+        assert torch.equal((given.members[60 * task :][:60] - 12 * task) // 4, goal)
+
+
+def test_members_that_succeed_are_drawn_more_often():
+    pool = new_pool(prompts(goal="class", focus=1.0), (4,), 8, generator("pool"))
+    members = torch.arange(16)
+    for _ in range(30):
+        pool = pool.noted(members, members == 5)
+    assert pool.success[5] > 0.99
+    assert pool.reached == pytest.approx(1 / 16, abs=1e-3)
+    chosen = pool.assign([torch.full((2000,), 3)], generator("assign")).members
+    odds = (1 + LEAST) / (1 + LEAST + 11 * LEAST)
+    assert (chosen == 5).float().mean() == pytest.approx(odds, abs=0.03)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), patches=st.integers(1, 9), side=st.integers(1, 8))
+def test_moving_patches_lie_whole_inside_and_on_their_grid(seed, patches, side):
+    changes = {"frames": 0, "fulls": 0, "patches": patches, "patch_size": [side, side]}
+    chosen = prompts(places="moving", stride=4, **changes)
+    pool = new_pool(chosen, (4,), 8, generator(seed))
+    given = pool.assign(labels(16), generator(seed, "assign"))
+    images = torch.zeros(16, 3, 8, 8)
+    shown = pool.apply(images, given, torch.ones_like(pool.values))
+    assert (shown.sum((1, 2, 3)) == 3 * side * side).all(), "nothing is cut off or wraps round"
+    corner = (shown[:, 0] > 0).flatten(1).float().argmax(1)
+    assert torch.equal(torch.stack([corner // 8, corner % 8], 1), given.shifts)
+    assert ((given.shifts - pool.offset[given.members]) % 4 == 0).all()
+
+
+def test_four_moving_patches_of_a_stride_cover_every_alignment_of_half_a_stride():
+    chosen = prompts(frames=0, fulls=0, patches=4, patch_size=[4, 4], places="moving", stride=4)
+    pool = new_pool(chosen, (2,), 16, generator("pool"))
+    assert sorted(map(tuple, pool.offset.tolist())) == [(0, 0), (0, 2), (2, 0), (2, 2)]
+    assert pool.places.tolist()[0] == [4, 4]
+
+
+@pytest.mark.parametrize("goal", ["away", "class"])
+def test_mining_raises_its_gain_and_repeats(goal):
     weights, data = linear_world()
-    chosen = prompts(lr=0.1)
-    start = new_pool(chosen, 2, 8, generator("pool"))
-    found = mine(Linear(), weights, data, start, 20, chosen, generator("mine"))  # type: ignore[arg-type]
-    again = mine(Linear(), weights, data, start, 20, chosen, generator("mine"))  # type: ignore[arg-type]
+    chosen = prompts(lr=0.1, goal=goal)
+    start = new_pool(chosen, data.classes, 8, generator("pool"))
+    found = mine(Linear(), weights, data, start, 20, generator("mine"))  # type: ignore[arg-type]
+    again = mine(Linear(), weights, data, start, 20, generator("mine"))  # type: ignore[arg-type]
     assert torch.equal(found.values, again.values)
-    assert start.steps == 0
+    assert not start.steps.any()
     batch, _ = data.first(8).first(8)
-    members = assign(2, 8, chosen.members, generator("given"))
+    given = start.assign(batch.labels, generator("given"))
 
-    def loss(pool):
-        features = Linear()(weights, pool.apply(batch.images, members))
-        return float(cross_entropy(batch.logits(features), batch.labels))
+    def gained(pool):
+        features = Linear()(weights, pool.apply(batch.images, given))
+        return float(gain(batch.logits(features), batch, given))
 
-    assert loss(found) > loss(start) + 0.1
+    assert gained(found) > gained(start) + 0.1
     mixed = shuffled(found, generator("shuffle"))
     inside = found.masks[0, 0] == 1
     same = mixed.values[0][:, inside].sort(1).values - found.values[0][:, inside].sort(1).values
@@ -117,11 +174,21 @@ def test_mining_raises_the_cross_entropy_and_repeats():
     assert not torch.equal(mixed.values, found.values)
 
 
+def test_members_that_were_not_given_do_not_move():
+    pool = new_pool(prompts(), (4, 4), 8, generator("pool"))
+    gradient = torch.ones_like(pool.values)
+    moved_on = pool.step(gradient, torch.tensor([1, 5, 5]))
+    still = torch.tensor([0, 2, 3, 4, 6, 7])
+    for name in ("values", "first", "second", "steps"):
+        assert torch.equal(getattr(moved_on, name)[still], getattr(pool, name)[still])
+    assert moved_on.steps.tolist() == [0, 1, 0, 0, 0, 1, 0, 0]
+
+
 def test_extra_term_steers_the_ascent():
     weights, data = linear_world()
     chosen = prompts()
-    pool = replace(new_pool(chosen, 2, 8, generator("pool")))
-    args = (Linear(), weights, data, pool, 3, chosen)
+    pool = new_pool(chosen, data.classes, 8, generator("pool"))
+    args = (Linear(), weights, data, pool, 3)
     plain = mine(*args, generator("mine"))  # type: ignore[arg-type]
     steered = mine(*args, generator("mine"), lambda f, batch: 100 * f[:, 0].mean())  # type: ignore[arg-type]
     assert not torch.equal(plain.values, steered.values)
@@ -158,6 +225,6 @@ def test_impossible_pools_are_refused(wrong):
 @pytest.mark.parametrize(("patches", "side", "share"), [(16, 8, 1.0), (9, 10, 900 / 1024)])
 def test_patches_leave_no_place_out(patches, side, share):
     chosen = prompts(frames=0, fulls=0, patches=patches, patch_size=[side, side])
-    pool = new_pool(chosen, 1, 32, generator("tiles"))
+    pool = new_pool(chosen, (4,), 32, generator("tiles"))
     assert pool.masks.sum(0).max() == 1  # cells do not overlap
     assert pool.masks.mean(0).sum() * patches / 1024 == pytest.approx(share)

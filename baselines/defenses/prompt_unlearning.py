@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 class PromptUnlearning:
     """Fine-tune the merged encoder to disregard visual prompts that are mined as it changes.
 
-    Every step takes a few ascent steps on each task's pool of universal prompts (cross-entropy
-    against the undefended model's predictions, at the present weights) and one descent step on
+    Every step takes a few ascent steps on each task's pool of universal prompts (towards their
+    goals, at the present weights) and one descent step on
     CE(x+p) + w KL(undefended || present) on x. No feature partition, no feature term, no path (the
-    end point only), no sharpness, no search of a scale: what is left of LFPM when its parts are
-    off. It has no paper of its own.
+    end point only), no sharpness, no metric, no search of a scale: what is left of LFPM when its
+    parts are off. It has no paper of its own.
 
     Attributes:
         prompts: the pool of each task and its ascent.
@@ -101,14 +101,13 @@ class PromptUnlearning:
         from benchmark.optimisation.prompts import new_pool
 
         rng = ctx.rng("mining")
-        size = next(iter(data.images.values())).shape[-1]
-        pool = new_pool(self.prompts, len(data.tasks), size, rng, ctx.device)
-        pool = mine(ctx.encoder, merged, data, pool, self.first_steps, self.prompts, rng)
+        pool = new_pool(self.prompts, data.classes, data.image_side, rng, ctx.device)
+        pool = mine(ctx.encoder, merged, data, pool, self.first_steps, rng)
 
         def differentiate(weights: StateDict, step: int) -> None:
             nonlocal pool
             frozen = {name: value.detach() for name, value in weights.items()}
-            pool = mine(ctx.encoder, frozen, data, pool, self.ascent_steps, self.prompts, rng)
+            pool = mine(ctx.encoder, frozen, data, pool, self.ascent_steps, rng)
             self._descend(weights, data, pool, step, ctx)
 
         return differentiate
@@ -120,14 +119,11 @@ class PromptUnlearning:
         import torch
         from torch.nn.functional import kl_div
 
-        from benchmark.optimisation.prompts import assign
         from benchmark.optimisation.unlabelled import cross_entropy
 
         batch = data.draw(self.batch, ctx.rng("batch", step))
-        members = assign(
-            len(data.tasks), self.batch, self.prompts.members, ctx.rng("members", step)
-        )
-        prompted = pool.apply(batch.images, members)
+        given = pool.assign(batch.labels, ctx.rng("given", step))
+        prompted = pool.apply(batch.images, given)
         features = ctx.encoder(weights, torch.cat([batch.images, prompted]))
         clean, moved = features.chunk(2)
         kept = [

@@ -58,6 +58,11 @@ class Encoder:
         self.parameter_names: tuple[str, ...] = tuple(name for name, _ in tower.named_parameters())
 
     @property
+    def tower(self) -> Any:
+        """The empty module, for hooks; whoever adds one removes it."""
+        return self._tower
+
+    @property
     def forward_images(self) -> int:
         """Images encoded without a gradient so far."""
         return self.meter.forward_images

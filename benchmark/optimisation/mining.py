@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from benchmark.models.encoder import Encoder
-from benchmark.optimisation.prompts import Pool, assign
-from benchmark.optimisation.settings import Prompts
+from benchmark.optimisation.prompts import Given, Pool
 from benchmark.optimisation.unlabelled import Batch, Unlabelled, cross_entropy
 from benchmark.types import StateDict
 
@@ -24,33 +23,47 @@ def mine(
     data: Unlabelled,
     pool: Pool,
     steps: int,
-    settings: Prompts,
     rng: torch.Generator,
     extra: Extra | None = None,
 ) -> Pool:
-    """The pool after `steps` ascent steps on the cross-entropy, towards no class in particular.
+    """The pool after `steps` ascent steps towards its goals.
 
     Args:
         encoder: the image tower.
         weights: of the attacked model; frozen.
         data: images, with the predictions that prompts are to overturn.
-        pool: where the ascent starts.
-        steps: each on a fresh batch of `settings.batch` images per task, costing as many passes.
-        settings: optimiser, batch, temperature.
+        pool: where the ascent starts; its settings say how it goes on. Each step costs
+            `settings.batch` passes per task, on a fresh batch.
+        steps: how many.
         rng: draws batches and which prompt each image is given.
-        extra: added to the cross-entropy.
+        extra: added to what is raised.
     """
-    tasks = len(data.tasks)
+    settings = pool.settings
     for _ in range(steps):
         batch = data.draw(settings.batch, rng)
-        members = assign(tasks, settings.batch, settings.members, rng)
+        given = pool.assign(batch.labels, rng)
         with torch.enable_grad():
             values = pool.values.clone().requires_grad_()
-            features = encoder(weights, pool.apply(batch.images, members, values))
-            scores = [score / settings.temperature for score in batch.logits(features)]
-            gained = cross_entropy(scores, batch.labels)
+            features = encoder(weights, pool.apply(batch.images, given, values))
+            scores = batch.logits(features)
+            gained = gain([score / settings.temperature for score in scores], batch, given)
             if extra is not None:
                 gained = gained + extra(features, batch)
             (gradient,) = torch.autograd.grad(gained, values)
-        pool = pool.step(gradient, settings)
+        hits = reached([score.argmax(1) for score in scores], batch.labels, given)
+        pool = pool.noted(given.members, torch.cat(hits)).step(gradient, given.members)
     return pool
+
+
+def gain(scores: Sequence[Tensor], batch: Batch, given: Given) -> Tensor:
+    """What mining raises, of scores (b,C) per task: log p of the goals, or the cross-entropy."""
+    if given.goals is None:
+        return cross_entropy(scores, batch.labels)
+    return -cross_entropy(scores, given.goals)
+
+
+def reached(found: Sequence[Tensor], labels: Sequence[Tensor], given: Given) -> list[Tensor]:
+    """Per task (b,) bool: which predictions (b,) are at their goal, or away from their label."""
+    if given.goals is None:
+        return [one != own for one, own in zip(found, labels, strict=True)]
+    return [one == goal for one, goal in zip(found, given.goals, strict=True)]

@@ -5,160 +5,204 @@ A prompt lives in pixel space [0,1], before normalisation, like the triggers it 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from benchmark.optimisation.members import Drawn, drawn
 from benchmark.optimisation.settings import Prompts
 
-DECAY = (0.9, 0.999)
-"""Adam's."""
+DECAY = (0.8, 0.95)
+"""Of Adam's means; shorter than usual, because a member is updated a few dozen times only."""
+MEMORY = 0.7
+"""Share of the running mean `Pool.success` that a step keeps."""
+UNKNOWN = 0.5
+"""Success of a member that was never tried."""
+LEAST = 0.02
+"""Added to every success where members are drawn by it, so that none is given up."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Which prompt each image of a batch gets, where, and to which end.
+
+    Attributes:
+        members: (B,) rows of the pool.
+        shifts: (B,2) rows and columns that a moving member is shifted by.
+        goals: per task (b,) the class aimed at; None where the goal is only to leave the label.
+    """
+
+    members: Tensor
+    shifts: Tensor
+    goals: tuple[Tensor, ...] | None
+
+    def rows(self, chosen: Tensor) -> Given:
+        """The same for some rows of the batch; goals are for mining and stay behind."""
+        return Given(self.members[chosen], self.shifts[chosen], None)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """M prompts and the state of the ascent on them.
+    """M prompts of several tasks and the state of the ascent on them.
 
     Attributes:
-        values: (M,3,H,W), within [low, high] and zero off the mask.
+        settings: how they were drawn and are mined.
+        sizes: members of each task; a task's follow one another, goal by goal.
+        values: (M,3,H,W), within [low, high] and zero off the mask; a moving member's content is
+            kept in the upper left corner.
         masks: (M,1,H,W) of zeros and ones.
         pasted: (M,1,1,1): 1 where the prompt replaces pixels, 0 where it is added and clipped.
         low: (M,1,1,1) least value.
         high: (M,1,1,1) largest value.
+        offset: (M,2) least shift of a moving member, 0 of the others.
+        places: (M,2) how many places it has along each axis, 1 of the others.
         first: (M,3,H,W) Adam's mean of the gradient.
         second: (M,3,H,W) Adam's mean of its square.
-        steps: taken so far.
+        steps: (M,) steps that each member took.
+        success: (M,) running mean of the share of images that reached their goal while mined.
     """
 
+    settings: Prompts
+    sizes: tuple[int, ...]
     values: Tensor
     masks: Tensor
     pasted: Tensor
     low: Tensor
     high: Tensor
+    offset: Tensor
+    places: Tensor
     first: Tensor
     second: Tensor
-    steps: int = 0
+    steps: Tensor
+    success: Tensor
 
-    def apply(self, images: Tensor, members: Tensor, values: Tensor | None = None) -> Tensor:
+    def assign(self, labels: Sequence[Tensor], rng: torch.Generator) -> Given:
+        """A member of its own task for every image, drawn on the CPU.
+
+        Args:
+            labels: per task (b,): the predictions that prompts are to overturn.
+            rng: draws goals, members and places.
+        """
+        members, goals, start = [], [], 0
+        per_goal = self.settings.members
+        for size, own in zip(self.sizes, labels, strict=True):
+            count = len(own)
+            if self.settings.goal == "class":
+                within = self._other(own.cpu(), slice(start, start + size), rng)
+                goals.append((within // per_goal).to(own.device))
+                members.append(start + within)
+            else:
+                turn = int(torch.randint(per_goal, (), generator=rng))
+                members.append(start + (torch.arange(count) + turn) % per_goal)
+            start += size
+        chosen = torch.cat(members)
+        uniform = torch.rand(len(chosen), 2, generator=rng)
+        step = (uniform * self.places[chosen]).long()
+        return Given(
+            chosen, self.offset[chosen] + step * self.settings.stride, tuple(goals) or None
+        )
+
+    def apply(self, images: Tensor, given: Given, values: Tensor | None = None) -> Tensor:
         """Prompted images.
 
         Args:
             images: (B,3,H,W) in [0,1].
-            members: (B,) which prompt each image is given.
+            given: a prompt and its place for every image.
             values: used instead of the pool's own, to differentiate by them.
         """
-        values = self.values if values is None else values
-        masks = self.masks[members]
-        kept = images * (1 - masks * self.pasted[members])
-        return (kept + masks * values[members]).clamp(0, 1)
+        where = given.members.to(images.device)
+        content = (self.values if values is None else values)[where]
+        masks = self.masks[where]
+        if bool(given.shifts.any()):
+            content, masks = _shifted(content, given.shifts), _shifted(masks, given.shifts)
+        kept = images * (1 - masks * self.pasted[where])
+        return (kept + masks * content).clamp(0, 1)
 
-    def step(self, gradient: Tensor, settings: Prompts) -> Pool:
-        """One ascent step along `gradient` (M,3,H,W), projected onto range and mask."""
-        count = self.steps + 1
-        gradient = gradient * self.masks
-        first = self.first.lerp(gradient, 1 - DECAY[0])
-        second = self.second.lerp(gradient.square(), 1 - DECAY[1])
-        if settings.optimiser == "sign":
+    def step(self, gradient: Tensor, members: Tensor) -> Pool:
+        """One ascent step of these members along `gradient` (M,3,H,W), onto range and mask."""
+        used = torch.zeros(len(self.values), 1, 1, 1, device=gradient.device)
+        used[members.to(gradient.device)] = 1.0
+        gradient, steps = gradient * self.masks, self.steps + used.flatten().cpu()
+        count = steps.view(-1, 1, 1, 1).clamp_min(1).to(gradient.device)
+        first = self.first.lerp(gradient, (1 - DECAY[0]) * used)
+        second = self.second.lerp(gradient.square(), (1 - DECAY[1]) * used)
+        if self.settings.optimiser == "sign":
             move = gradient.sign()
         else:
             spread = (second / (1 - DECAY[1] ** count)).sqrt() + 1e-12
             move = first / (1 - DECAY[0] ** count) / spread
-        values = self.values + settings.lr * (self.high - self.low) / 2 * move
-        values = values.clamp(self.low, self.high) * self.masks
-        return replace(self, values=values, first=first, second=second, steps=count)
+        values = self.values + used * self.settings.lr * (self.high - self.low) / 2 * move
+        values = torch.maximum(torch.minimum(values, self.high), self.low) * self.masks
+        return replace(self, values=values, first=first, second=second, steps=steps)
+
+    def noted(self, members: Tensor, hits: Tensor) -> Pool:
+        """With the running means of success brought up to date by hits (B,), bool."""
+        counts = torch.zeros_like(self.success).index_add_(0, members, torch.ones(len(members)))
+        won = torch.zeros_like(self.success).index_add_(0, members, hits.float().cpu())
+        moved = MEMORY * self.success + (1 - MEMORY) * won / counts.clamp_min(1)
+        return replace(self, success=torch.where(counts > 0, moved, self.success))
+
+    @property
+    def reached(self) -> float:
+        """Mean success over all members, in [0,1]."""
+        return float(self.success.mean())
+
+    def _other(self, own: Tensor, task: slice, rng: torch.Generator) -> Tensor:
+        """(b,) members, counted within their task, that aim at another class than `own` (b,)."""
+        per_goal = self.settings.members
+        odds = (self.success[task] + LEAST) ** self.settings.focus
+        aims = torch.arange(len(odds)) // per_goal
+        allowed = (aims != own[:, None]) * odds
+        return torch.multinomial(allowed, 1, generator=rng)[:, 0]
+
+
+def _shifted(values: Tensor, shifts: Tensor) -> Tensor:
+    """Each image of (B,C,H,W) rolled by its (rows, columns) of (B,2)."""
+    moves = [tuple(shift) for shift in shifts.tolist()]
+    return torch.stack([one.roll(by, (1, 2)) for one, by in zip(values, moves, strict=True)])
 
 
 def new_pool(
-    settings: Prompts, tasks: int, size: int, rng: torch.Generator, device: str = "cpu"
+    settings: Prompts, classes: Sequence[int], size: int, rng: torch.Generator, device: str = "cpu"
 ) -> Pool:
-    """A fresh pool for several tasks: task t owns members t*m to (t+1)*m, m = settings.members.
+    """A fresh pool for several tasks.
 
     Args:
-        settings: how many members of which kind.
-        tasks: T; the pool has T*m members.
+        settings: how many members of which kind, and for which goals.
+        classes: of each task.
         size: side of the images in pixels.
         rng: draws start values, sizes and places, on the CPU.
         device: where the pool then lives.
     """
-    kinds = [kind for _ in range(tasks) for kind in _kinds(settings, rng)]
-    drawn = [_member(kind, settings, size, rng) for kind in kinds]
-    masks = torch.stack([mask for mask, _, _ in drawn])
+    goals = [count if settings.goal == "class" else 1 for count in classes]
+    found: list[Drawn] = [one for _ in range(sum(goals)) for one in drawn(settings, size, rng)]
+    masks = torch.stack([one.mask for one in found])
     pasted, high = (
         torch.tensor(column).view(-1, 1, 1, 1)
-        for column in ([paste for _, paste, _ in drawn], [top for _, _, top in drawn])
+        for column in ([one.pasted for one in found], [one.high for one in found])
     )
     low = high * (pasted - 1)
-    uniform = torch.rand(len(kinds), 3, size, size, generator=rng)
+    uniform = torch.rand(len(found), 3, size, size, generator=rng)
     width = (high - low) * torch.where(pasted == 1, 1.0, settings.start)
     values = ((low + high) / 2 + (uniform - 0.5) * width) * masks
-    still = torch.zeros_like(values)
+    still = torch.zeros_like(values).to(device)
     return Pool(
+        settings=settings,
+        sizes=tuple(count * settings.members for count in goals),
         values=values.to(device),
         masks=masks.to(device),
         pasted=pasted.to(device),
         low=low.to(device),
         high=high.to(device),
-        first=still.to(device),
-        second=still.to(device),
+        offset=torch.tensor([one.offset for one in found]),
+        places=torch.tensor([one.places for one in found]),
+        first=still,
+        second=still,
+        steps=torch.zeros(len(found)),
+        success=torch.full((len(found),), UNKNOWN),
     )
-
-
-Kind: TypeAlias = "str | tuple[int, int]"
-"""Of a member: "frame", "full", or the cell (row, column) that a patch lies in."""
-
-
-def _kinds(settings: Prompts, rng: torch.Generator) -> list[Kind]:
-    """One task's members; patches go to cells of a grid, so that no place is left out for long."""
-    side = _grid(settings)
-    cells = [divmod(int(cell), side) for cell in torch.randperm(side * side, generator=rng)]
-    return ["frame"] * settings.frames + ["full"] * settings.fulls + cells[: settings.patches]
-
-
-def _grid(settings: Prompts) -> int:
-    """Cells per side of the image: the fewest that give every patch a cell of its own."""
-    return math.isqrt(max(settings.patches - 1, 0)) + 1
-
-
-def _member(
-    kind: Kind, settings: Prompts, size: int, rng: torch.Generator
-) -> tuple[Tensor, float, float]:
-    """Mask (1,H,W), whether it replaces pixels (1 or 0), and the largest value."""
-    mask = torch.zeros(1, size, size)
-    if kind == "full":
-        return mask + 1, 0.0, settings.bound
-    if kind == "frame":
-        width = settings.frame_width
-        mask = mask + 1
-        mask[:, width : size - width, width : size - width] = 0
-        return mask, 0.0, 1.0
-    assert not isinstance(kind, str)
-    smallest, largest = (min(side, size) for side in settings.patch_size)
-    side, cells = _whole(smallest, largest, rng), _grid(settings)
-    top, left = (_start(cell, cells, side, size, rng) for cell in kind)
-    mask[:, top : top + side, left : left + side] = 1
-    return mask, 1.0, 1.0
-
-
-def _start(cell: int, cells: int, side: int, size: int, rng: torch.Generator) -> int:
-    """Where a square starts along one axis: anywhere in its cell if it fits, else around it."""
-    low, high = cell * size // cells, (cell + 1) * size // cells - side
-    start = _whole(min(low, high), max(low, high), rng)
-    return min(max(start, 0), size - side)
-
-
-def _whole(low: int, high: int, rng: torch.Generator) -> int:
-    """A whole number from low to high, both included."""
-    return int(torch.randint(low, high + 1, (), generator=rng))
-
-
-def assign(tasks: int, per_task: int, members: int, rng: torch.Generator) -> Tensor:
-    """(T*b,) the member of each image of a batch: each task's own, as evenly as possible."""
-    start = int(torch.randint(members, (), generator=rng))
-    within = (torch.arange(per_task) + start) % members
-    return torch.cat([task * members + within for task in range(tasks)])
 
 
 def shuffled(pool: Pool, rng: torch.Generator) -> Pool:

@@ -16,14 +16,21 @@ Pixels = Annotated[int, Field(ge=1, le=1024)]
 class Prompts:
     """A pool of prompts per task and the ascent that mines them.
 
-    A pool has `frames + fulls + patches` members; each image is given one of them.
+    A pool has `frames + fulls + patches` members per goal; each image is given one of them.
 
     Attributes:
         frames: members that add to a border and clip to valid pixels (Bahng et al. 2022, there
             without clipping).
         fulls: members that add to the whole image within an L-infinity ball.
-        patches: members that replace a small square; each has a size of its own and a place in a
-            cell of its own, of a grid over the image.
+        patches: members that replace a small square, each of a size of its own.
+        goal: "away": one goal per task, away from the prediction, towards no class in particular;
+            "class": a goal per class of the task, which images already predicted so never get.
+        focus: for "class": members are drawn with odds of their success so far to this power; 0:
+            all alike.
+        places: of the squares. "fixed": each in a cell of its own, of a grid over the image;
+            "moving": its content is pasted anew for every image, anywhere on a grid of `stride`
+            pixels. The squares of a goal have different offsets on that grid, evenly spread.
+        stride: of that grid, in pixels (an encoder's patch size is a natural one).
         frame_width: of the border, in pixels (30 of 224 in Bahng et al.).
         bound: radius of the ball of `fulls`, in units of the pixel range [0,1].
         patch_size: smallest and largest side of the squares, in pixels.
@@ -37,6 +44,10 @@ class Prompts:
     frames: Count
     fulls: Count
     patches: Count
+    goal: Literal["away", "class"]
+    focus: Annotated[float, Field(ge=0, le=8)]
+    places: Literal["fixed", "moving"]
+    stride: Pixels
     frame_width: Pixels
     bound: Annotated[float, Field(gt=0, le=1)]
     patch_size: tuple[Pixels, Pixels]
@@ -55,5 +66,5 @@ class Prompts:
 
     @property
     def members(self) -> int:
-        """Size of a task's pool."""
+        """Of a goal."""
         return self.frames + self.fulls + self.patches

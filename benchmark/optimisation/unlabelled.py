@@ -80,6 +80,20 @@ class Unlabelled:
         """Images of all tasks."""
         return sum(len(images) for images in self.images.values())
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Of each task."""
+        return tuple(len(head) for head in self.heads.values())
+
+    @property
+    def image_side(self) -> int:
+        """In pixels."""
+        return next(iter(self.images.values())).shape[-1]
+
+    def labels(self, task: str) -> Tensor:
+        """(N,) int64: the frozen model's own predictions."""
+        return logits(self.features[task], self.heads[task]).argmax(1)
+
     def mean_squared_norm(self) -> float:
         """Mean of |f|^2 over all images: the unit of feature energies."""
         every = torch.cat(list(self.features.values()))
