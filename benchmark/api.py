@@ -69,6 +69,7 @@ def _weights_only(target: str, seed: int) -> Context:
         encoder=None,  # type: ignore[arg-type]
         heads={},
         recipe=None,  # type: ignore[arg-type]
+        peft=None,
         device="cpu",
         granted=(),
         visible=frozenset(),

@@ -24,18 +24,29 @@ def above(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {f"{prefix}{name}": value for name, value in tensors.items()}
 
 
+def dump_expert(weights: Mapping[str, Tensor], factors: Mapping[str, Tensor] | None) -> Artifact:
+    """The weights by their names and, where there is an adapter, `factors/...`."""
+    return {**weights, **above(factors or {}, "factors/")}, {}
+
+
+def load_expert(tensors: Mapping[str, Tensor], task: str, key: str) -> Expert:
+    """Undo `dump_expert`."""
+    weights = {k: v for k, v in tensors.items() if not k.startswith("factors/")}
+    return Expert(task, weights, key, below(tensors, "factors/") or None)
+
+
 def dump_compromise(compromise: Compromise) -> Artifact:
     """`expert/<task>/...` and `threat/<i>/...`; tasks, targets and trigger settings in info."""
     tensors, threats = _dump_threats(compromise.threats)
     for task, expert in compromise.experts.items():
-        tensors |= above(dict(expert.weights), f"expert/{task}/")
+        tensors |= above(dump_expert(expert.weights, expert.factors)[0], f"expert/{task}/")
     return tensors, {"experts": list(compromise.experts), "threats": threats}
 
 
 def load_compromise(tensors: Mapping[str, Tensor], info: Mapping[str, Any], key: str) -> Compromise:
     """Undo `dump_compromise`; experts get the key `<key>/<task>`."""
     experts = {
-        task: Expert(task, below(tensors, f"expert/{task}/"), f"{key}/{task}")
+        task: load_expert(below(tensors, f"expert/{task}/"), task, f"{key}/{task}")
         for task in info["experts"]
     }
     return Compromise(experts, _load_threats(tensors, info["threats"]))

@@ -17,14 +17,17 @@ import torch
 
 from benchmark.artifacts import (
     dump_compromise,
+    dump_expert,
     dump_model,
     load_compromise,
+    load_expert,
     load_model,
     load_stressed,
 )
 from benchmark.cell import Cell, Stage
 from benchmark.components import role
 from benchmark.context import Context, Progress
+from benchmark.contribution import contribution
 from benchmark.data.generate import generate
 from benchmark.errors import BenchError
 from benchmark.evaluation import TestSet, evaluate
@@ -33,10 +36,8 @@ from benchmark.memoised import Incompatible, Memoised
 from benchmark.models.backbone import image_tower
 from benchmark.models.heads import zero_shot_head
 from benchmark.pretraining import pretrain
-from benchmark.seeds import generator
 from benchmark.store import Artifact, Store, key_of
 from benchmark.stressing import stress
-from benchmark.training import finetune
 from benchmark.types import Expert, Grant, Merge, Model, Stressed
 
 if TYPE_CHECKING:
@@ -131,23 +132,10 @@ class Bench:
         def make() -> Artifact:
             everything = Grant("train", labels=True)
             ctx = self.context(("finetune",), (everything,), (task,))
-            data = ctx.images(task, everything)
-            assert data.labels is not None
-            rng = generator(self.cell.seed, "finetune", task)
-            weights = finetune(
-                self.encoder,
-                self.base,
-                ctx.heads[task],
-                data.images,
-                data.labels,
-                self.cell.finetune,
-                rng,
-                progress=self.progress,
-            )
-            return weights, {}
+            return dump_expert(*contribution(self.base, task, ctx.images(task, everything), ctx))
 
         stage = self.cell.expert(task)
-        return Expert(task, self._on_device(self._stage(stage, make)[0]), key_of(*stage))
+        return load_expert(self._on_device(self._stage(stage, make)[0]), task, key_of(*stage))
 
     def _on_device(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device) for name, value in weights.items()}
@@ -162,6 +150,7 @@ class Bench:
             encoder=self.encoder,
             heads={task: self.head(task) for task in tasks},
             recipe=self.cell.finetune,
+            peft=self.cell.peft.adapter,
             device=self.device,
             granted=needs,
             visible=frozenset(tasks),

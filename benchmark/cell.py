@@ -23,7 +23,7 @@ T = TypeVar("T")
 Stage = tuple[str, int, dict[str, Any]]
 """What `key_of` and `Store.stage` take: a stage's name, its version, its inputs."""
 
-COMPONENTS = ("backbone", "finetune", "attack", "merge", "defense", "stress")
+COMPONENTS = ("backbone", "finetune", "peft", "attack", "merge", "defense", "stress")
 SIDES = ("clean", "attacked", "without")
 """Which experts are merged: all honest, with the attackers' uploads, without the attackers."""
 
@@ -53,6 +53,7 @@ class Cell:
     datasets: Mapping[str, Any]
     backbone: Any
     finetune: Any
+    peft: Any
     attack: Any
     merge: Any
     defense: Any
@@ -89,13 +90,19 @@ class Cell:
         words = {"classnames": list(data.classnames), "templates": list(data.templates)}
         return "head", 1, {"base": self.base_key, "backbone": identity(self.backbone), **words}
 
+    @cached_property
+    def contribution(self) -> dict[str, Any]:
+        """How contributors fine-tune, in keys: an adapter is named only where there is one."""
+        recipe, adapter = identity(self.finetune), self.peft.adapter
+        return {"recipe": recipe, **({"peft": identity(adapter)} if adapter else {})}
+
     @_memo
     def expert(self, task: str) -> Stage:
         """The stage of an honest contributor's fine-tuned weights."""
         inputs = {
             "head": key_of(*self.head(task)),
             "train": key_of(*self.data(task, "train")),
-            "recipe": identity(self.finetune),
+            **self.contribution,
             "seed": self.seed,
         }
         return "expert", 1, inputs
@@ -108,7 +115,7 @@ class Cell:
         return {
             "heads": {task: key_of(*self.head(task)) for task in tasks},
             "data": {task: identity(self.datasets[task]) for task in tasks},
-            "recipe": identity(self.finetune),
+            **self.contribution,
         }
 
     @cached_property

@@ -27,7 +27,7 @@ from benchmark.store import canonical, write_atomic
 
 RUNTIME = ("store", "launcher", "stage", "budget", "diagnosis", "experiment")
 """Top-level keys that say how or where, not what; budget reaches components by interpolation."""
-GROUPS = ("suite", "backbone", "finetune", "attack", "merge", "defense", "stress")
+GROUPS = ("suite", "backbone", "finetune", "peft", "attack", "merge", "defense", "stress")
 PLAN_VERSION = 2  # raised when what a plan holds changes
 DEFAULT_STORE = ".lfpm-bench"
 

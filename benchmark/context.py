@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmark.models.encoder import Encoder
+    from benchmark.models.lora import Lora
     from benchmark.training import Recipe
 
 Progress = Callable[[int, int], None]
@@ -39,6 +40,7 @@ class Context:
         encoder: the image tower as a function of (weights, images); counts the images it sees.
         heads: task -> (C,D) zero-shot head, rows times the logit scale.
         recipe: how contributors fine-tune; the public knowledge of everyone.
+        peft: the adapter that contributors train instead of every weight; None: full fine-tuning.
         device: where tensors should live.
         granted: what the component declared in `needs`.
         visible: tasks whose images it may ask for (an attacker: only its own).
@@ -51,6 +53,7 @@ class Context:
     encoder: Encoder
     heads: Mapping[str, Tensor]
     recipe: Recipe
+    peft: Lora | None
     device: str
     granted: tuple[Grant, ...]
     visible: frozenset[str]

@@ -17,6 +17,7 @@ GROUPS = {
     "merges": "merge",
     "defenses": "defense",
     "stresses": "stress",
+    "pefts": "peft",
     "suites": "suite",
     "experiments": "experiment",
     "tables": "table",
@@ -28,8 +29,8 @@ def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
     """The options of a group, one per line, or in full.
 
     Args:
-        group: attacks, merges, defenses, stresses, suites, experiments or tables, or their
-            singular.
+        group: attacks, merges, defenses, pefts, stresses, suites, experiments or tables, or
+            their singular.
         verbose: add paper, data seen, parameters; for an experiment its whole header.
         as_json: everything, as a JSON list.
     """
@@ -55,12 +56,14 @@ def entry(group: str, name: str) -> dict[str, Any]:
         summary = str(values.get("title") or (header or ["(no description)"])[0])
         shown = values if group == "suite" else {}
         return {"name": name, "summary": summary, "header": header, "values": shown}
-    doc = inspect.getdoc(components.locate(node["_target_"])) or "(no docstring)"
+    cls = components.locate(node["_target_"])
+    doc = inspect.getdoc(cls) or "(no docstring)"
+    seen = {"sees": _sees(node, f"{group}.{name}")} if hasattr(cls, "needs") else {}
     return {
         "name": name,
         "summary": doc.splitlines()[0],
         "paper": _paper(doc) or _paper(_module_doc(node["_target_"])),
-        "sees": _sees(node, f"{group}.{name}"),
+        **seen,
         "header": header,
         "values": values,
     }

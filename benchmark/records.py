@@ -90,7 +90,7 @@ class Record:
 
     Attributes:
         key: the cell's address; equal for equal identities.
-        names: suite, attack, merge, defense: the chosen options' names.
+        names: suite, peft, attack, merge, defense, ...: the chosen options' names.
         seed: the cell's seed.
         status: done, skipped (an incompatible pair), not_implanted, failed.
         reason: one sentence for any status but done.

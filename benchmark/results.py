@@ -15,6 +15,7 @@ from benchmark.errors import BenchError, nearest
 from benchmark.pipeline import record_path
 from benchmark.records import Record, read, write
 from benchmark.store import Store
+from benchmark.tables.rows import NAMES
 
 
 def planned(experiment: str, words: Sequence[str]) -> tuple[list[Cell], Store]:
@@ -122,5 +123,4 @@ def tables(
 
 
 def _names(cell: Cell) -> dict[str, Any]:
-    shown = ("suite", "attack", "merge", "defense")
-    return {**{name: cell.names[name] for name in shown}, "seed": cell.seed}
+    return {**{name: cell.names[name] for name in NAMES}, "seed": cell.seed}

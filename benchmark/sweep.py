@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmark.components import option
 
-WHOLE = ("attack", "merge", "defense", "stress")
+WHOLE = ("peft", "attack", "merge", "defense", "stress")
 """Groups whose options are plain files: choosing another replaces one node and nothing else."""
 Tree = dict[str, Any]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from benchmark.models.encoder import Encoder
+    from benchmark.models.lora import Lora
 
     ExtraLoss = Callable[[Mapping[str, Tensor], Tensor, Tensor, int], Tensor | None]
     """(weights, images (B,3,S,S) in [0,1], labels (B,), step) -> a scalar to add, or None."""
@@ -84,31 +86,91 @@ def finetune(  # noqa: PLR0913 (the images, their head and the recipe are all va
     Returns:
         The fine-tuned weights (not the difference to `base`).
     """
-    import torch
+    weights = {name: value.detach().clone().requires_grad_() for name, value in base.items()}
+    loss = _objective(encoder, head, images, labels, recipe.label_smoothing, extra_loss)
+    rows = _batches(len(images), recipe.batch, recipe.steps(len(images)), rng)
+    _descend(weights, lambda chosen, step: loss(weights, chosen, step), rows, recipe, progress)
+    return {name: value.detach() for name, value in weights.items()}
+
+
+def finetune_lora(  # noqa: PLR0913 (as `finetune`, with an adapter and where it starts)
+    encoder: Encoder,
+    base: Mapping[str, Tensor],
+    head: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    rng: Generator,
+    *,
+    lora: Lora,
+    start: Mapping[str, Tensor],
+    extra_loss: ExtraLoss | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Minimises the same loss over the factors of an adapter.
+
+    The arguments that `finetune` has too are the same here. The recipe holds but for its learning
+    rate, which is `lora.lr`; its weight decay draws A and B, and so the product, to 0, where full
+    fine-tuning's draws the weights themselves. `start` are the factors to start from
+    (`lora.start`), which are not changed; the trained ones are returned, and the weights are
+    `lora.weights(base, factors)`.
+    """
+    factors = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
+    frozen = {name: value.detach() for name, value in base.items()}
+    loss = _objective(encoder, head, images, labels, recipe.label_smoothing, extra_loss)
+
+    def adapted(chosen: Tensor, step: int) -> Tensor:
+        return loss(lora.weights(frozen, factors), chosen, step)
+
+    recipe = replace(recipe, lr=lora.lr)
+    rows = _batches(len(images), recipe.batch, recipe.steps(len(images)), rng)
+    _descend(factors, adapted, rows, recipe, progress)
+    return {name: value.detach() for name, value in factors.items()}
+
+
+def _objective(
+    encoder: Encoder,
+    head: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    smoothing: float,
+    extra_loss: ExtraLoss | None,
+) -> Callable[[Mapping[str, Tensor], Tensor, int], Tensor]:
+    """(weights, rows of the batch, step) -> cross-entropy, plus the extra loss if there is one."""
     from torch.nn.functional import cross_entropy
 
-    weights = {name: value.detach().clone().requires_grad_() for name, value in base.items()}
-    optimiser = torch.optim.AdamW(weights.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    total = recipe.steps(len(images))
+    def loss(weights: Mapping[str, Tensor], rows: Tensor, step: int) -> Tensor:
+        batch, target = unit_range(images[rows]).to(head.device), labels[rows].to(head.device)
+        scores = logits(encoder(weights, batch), head)
+        clean = cross_entropy(scores, target, label_smoothing=smoothing)
+        extra = None if extra_loss is None else extra_loss(weights, batch, target, step)
+        return clean if extra is None else clean + extra
+
+    return loss
+
+
+def _descend(
+    parameters: Mapping[str, Tensor],
+    loss: Callable[[Tensor, int], Tensor],
+    batches: Sequence[Tensor],
+    recipe: Recipe,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """One step of AdamW per batch on `loss(rows, step)`; changes `parameters` in place."""
+    import torch
+
+    leaves = list(parameters.values())
+    optimiser = torch.optim.AdamW(leaves, lr=recipe.lr, weight_decay=recipe.weight_decay)
     with torch.enable_grad():
-        for step, chosen in enumerate(_batches(len(images), recipe.batch, total, rng)):
-            batch, target = (
-                unit_range(images[chosen]).to(head.device),
-                labels[chosen].to(head.device),
-            )
-            scores = logits(encoder(weights, batch), head)
-            loss = cross_entropy(scores, target, label_smoothing=recipe.label_smoothing)
-            extra = None if extra_loss is None else extra_loss(weights, batch, target, step)
-            if extra is not None:
-                loss = loss + extra
-            optimiser.param_groups[0]["lr"] = recipe.rate(step, total)
+        for step, rows in enumerate(batches):
+            value = loss(rows, step)
+            optimiser.param_groups[0]["lr"] = recipe.rate(step, len(batches))
             optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(list(weights.values()), recipe.clip)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(leaves, recipe.clip)
             optimiser.step()
             if progress is not None:
-                progress(step + 1, total)
-    return {name: value.detach() for name, value in weights.items()}
+                progress(step + 1, len(batches))
 
 
 def unit_range(images: Tensor) -> Tensor:
@@ -116,14 +178,16 @@ def unit_range(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images.float() / 255
 
 
-def _batches(images: int, batch: int, steps: int, rng: Generator):
-    """Yields the rows of `steps` batches, without repetition within an epoch."""
+def _batches(images: int, batch: int, steps: int, rng: Generator) -> list[Tensor]:
+    """The rows of `steps` batches, without repetition within an epoch."""
     import torch
 
     size = min(batch, images)
     order, place = torch.randperm(images, generator=rng), 0
+    rows = []
     for _ in range(steps):
         if place + size > images:
             order, place = torch.randperm(images, generator=rng), 0
-        yield order[place : place + size]
+        rows.append(order[place : place + size])
         place += size
+    return rows

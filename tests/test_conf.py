@@ -17,6 +17,7 @@ from benchmark.types import Grant
 COMPONENTS = (
     "backbone",
     "finetune",
+    "peft",
     "dataset",
     "attack",
     "merge",
@@ -113,6 +114,7 @@ SWEEPS = {
     "merge=glob(*) seed=0,1": True,
     "merge=ties,task_arithmetic merge.scale=0.5": True,
     "attack=badnets merge.scale=0.1,0.2": True,
+    "peft=full,lora_all attack=badnets seed=0,1": True,
     "suite=mini,mini_6": False,
     "dataset.signs.seed=1,2": False,
 }

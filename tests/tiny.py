@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmark.context import Context
+from benchmark.contribution import contribution
 from benchmark.models.backbone import Backbone, image_tower
 from benchmark.models.encoder import Encoder
+from benchmark.models.lora import Lora
 from benchmark.seeds import generator
 from benchmark.store import Artifact, key_of
-from benchmark.training import Recipe, finetune
+from benchmark.training import Recipe
 from benchmark.types import Expert, Grant, Model, StateDict
 
 SIDE = 16
@@ -96,6 +98,7 @@ def context(
     granted: tuple[Grant, ...] | None = None,
     images: int = 48,
     recipe: Recipe = RECIPE,
+    peft: Lora | None = None,
     stages: Any = None,
 ) -> Context:
     """A context as the pipeline would hand to `part`, with images from memory.
@@ -109,6 +112,7 @@ def context(
         granted: instead of the component's needs.
         images: size of every split.
         recipe: how contributors fine-tune.
+        peft: the adapter they train, if any.
         stages: called like `Store.stage`; None means a fresh `MemoryStages`.
     """
     needs = part.needs if granted is None and part is not None else granted or ()
@@ -118,6 +122,7 @@ def context(
         encoder=encoder(),
         heads={task: head(task) for task in tasks},
         recipe=recipe,
+        peft=peft,
         device="cpu",
         granted=needs,
         visible=frozenset(tasks if visible is None else visible),
@@ -131,13 +136,8 @@ def context(
 def honest_expert(task: str, weights: StateDict, *, seed: int = 0, **settings: Any) -> Expert:
     """An expert fine-tuned by the pipeline's convention (same images, same generator)."""
     ctx = context(granted=(TRAIN,), seed=seed, **settings)
-    data = ctx.images(task, TRAIN)
-    assert data.labels is not None
-    rng = generator(seed, "finetune", task)
-    tuned = finetune(
-        ctx.encoder, weights, ctx.heads[task], data.images, data.labels, ctx.recipe, rng
-    )
-    return Expert(task, tuned, f"honest-{task}-{seed}")
+    weights, factors = contribution(weights, task, ctx.images(task, TRAIN), ctx)
+    return Expert(task, weights, f"honest-{task}-{seed}", factors)
 
 
 def random_experts(weights: StateDict, tasks: tuple[str, ...] = TASKS) -> list[Expert]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.components import identity
-from benchmark.seeds import generator
+from benchmark.contribution import contribution
 from benchmark.store import key_of
 from benchmark.types import Expert, Grant, Images, StateDict
 
@@ -31,24 +30,12 @@ def trained(
 
     With `epochs` it trains for that many instead of the recipe's: how long is its own affair.
 
-    The batches are drawn by `generator(seed, "finetune", task)`, the generator of the honest
-    fine-tune; whatever else an attack draws must come from `ctx.rng`. So an attack that changes
-    neither data nor loss returns the honest weights bit for bit.
+    Batches and adapter are the honest twin's (`contribution`); whatever else an attack draws must
+    come from `ctx.rng`. So an attack that changes neither data nor loss returns the honest weights
+    bit for bit.
     """
-    from benchmark.training import finetune
-
-    assert data.labels is not None  # TRAIN grants them
-    recipe = ctx.recipe if epochs is None else replace(ctx.recipe, epochs=epochs)
-    weights = finetune(
-        ctx.encoder,
-        base,
-        ctx.heads[honest.task],
-        data.images,
-        data.labels,
-        recipe,
-        generator(ctx.seed, "finetune", honest.task),
-        extra_loss=extra_loss,
-        progress=ctx.progress,
+    weights, factors = contribution(
+        base, honest.task, data, ctx, epochs=epochs, extra_loss=extra_loss
     )
     inputs = {
         "attack": identity(attack),
@@ -57,7 +44,7 @@ def trained(
         "scope": dict(ctx.scope),
         "seed": ctx.seed,
     }
-    return Expert(honest.task, weights, key_of("compromised", 1, inputs))
+    return Expert(honest.task, weights, key_of("compromised", 1, inputs), factors)
 
 
 def too_weak(asr: float, least: float) -> str | None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from benchmark.components import build, component, option
 from benchmark.errors import BenchError, nearest
 from benchmark.tables.metrics import COSTS, METRICS
-from benchmark.tables.rows import NAMES, Row
+from benchmark.tables.rows import NAMES, Row, named
 
 OTHERS = "*"
 WORDS = (*NAMES, "variant", "sees", "status", "reason")
@@ -55,6 +55,7 @@ class Order:
     """Which options a table shows and in which order; "*" stands for all the others, by name."""
 
     suite: tuple[str, ...] = (OTHERS,)
+    peft: tuple[str, ...] = (OTHERS,)
     attack: tuple[str, ...] = (OTHERS,)
     merge: tuple[str, ...] = (OTHERS,)
     defense: tuple[str, ...] = (OTHERS,)
@@ -62,9 +63,8 @@ class Order:
     def place(self, row: Row) -> tuple[tuple[int, str], ...] | None:
         """The row's sort key, or None if the table does not show it."""
         places = []
-        for group in NAMES:
+        for group, name in named(row.names).items():
             listed: tuple[str, ...] = getattr(self, group)
-            name = row.names.get(group, "")
             if name not in listed and OTHERS not in listed:
                 return None
             places.append((listed.index(name if name in listed else OTHERS), name))
@@ -101,18 +101,19 @@ class Layout:
     evaluate: Literal["test", "dev"] = "test"
     rows: Order = field(default_factory=Order)
     references: tuple[str, ...] = ("none", "zero_shot", "drop_attacker")
-    within: tuple[str, ...] = ("suite", "attack", "merge")
+    within: tuple[str, ...] = ("suite", "peft", "attack", "merge")
     fold: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def comparable(self, row: Row, rows: Sequence[Row]) -> list[Row]:
         """The ranked rows with numbers that stand in competition with `row`."""
+        ours = named(row.names)
         return [
             other
             for other in rows
             if other.stats
             and other.names["defense"] not in self.references
-            and all(other.names[name] == row.names[name] for name in self.within)
+            and all(named(other.names)[name] == ours[name] for name in self.within)
         ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmark.tables.layout import Layout
 from benchmark.tables.metrics import UNDEFENDED
-from benchmark.tables.rows import DERIVED, Row
+from benchmark.tables.rows import DERIVED, Row, named
 
 
 def dominating(row: Row, rivals: Sequence[Row]) -> list[Row]:
@@ -67,7 +67,7 @@ def reading(rows: Sequence[Row], subject: str = "lfpm") -> list[str]:
     beside = [
         row
         for row in rows
-        if all(row.names[name] == worst.names[name] for name in ("suite", "attack", "merge"))
+        if {**named(row.names), "defense": ""} == {**named(worst.names), "defense": ""}
     ]
     return [
         _survival(worst, len(bare)),

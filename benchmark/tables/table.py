@@ -11,7 +11,7 @@ from benchmark.records import Record
 from benchmark.tables.layout import Column, Layout, layout
 from benchmark.tables.metrics import COSTS
 from benchmark.tables.reading import pareto_notes
-from benchmark.tables.rows import NAMES, Row, measured_on, rows
+from benchmark.tables.rows import NAMES, Row, measured_on, named, rows
 from benchmark.tables.stats import Stat
 
 EMBEDDED = "mini"
@@ -62,8 +62,11 @@ def make(name: str, records: Iterable[Record], planned: Iterable[Mapping[str, An
 
 
 def _columns(style: Layout, kept: Sequence[Row]) -> tuple[Column, ...]:
-    """The layout's columns; without folded ones, with a variant and a status where needed."""
+    """The layout's columns; without folded ones, with adapter, variant and status where needed."""
     columns = [column for column in style.columns if column.key not in folded(style, kept)]
+    shown = {column.key for column in style.columns}
+    if "peft" not in shown and len({named(row.names)["peft"] for row in kept}) > 1:
+        columns.insert(0, Column(key="peft", header="Fine-tuning"))
     words = sum(column.key in NAMES for column in columns)
     if any(row.variant for row in kept):
         columns.insert(words, Column(key="variant", header="Variant"))
@@ -74,7 +77,7 @@ def _columns(style: Layout, kept: Sequence[Row]) -> tuple[Column, ...]:
 
 def folded(style: Layout, kept: Sequence[Row]) -> dict[str, str]:
     """Name columns that say the same in every row, and what they say."""
-    values = {name: {row.names[name] for row in kept} for name in style.fold}
+    values = {name: {named(row.names)[name] for row in kept} for name in style.fold}
     return {name: next(iter(one)) for name, one in values.items() if len(one) == 1}
 
 
@@ -89,8 +92,8 @@ def cells(table: Table) -> list[list[Cell]]:
 def text(row: Row, column: Column) -> str:
     """What stands in a column of a row."""
     key = column.key
-    if key in row.names:
-        return row.names[key]
+    if key in NAMES:
+        return named(row.names)[key]
     if not column.numeric:
         return str(getattr(row, key) or ("" if key in ("variant", "reason") else ABSENT))
     if key == "n_seeds":
@@ -194,7 +197,8 @@ def _seen(table: Table) -> str:
 def _bold(table: Table) -> str:
     if not any(cell.best for line in cells(table) for cell in line):
         return ""
-    shared = [name for name in table.layout.within if name != "suite"]
+    headed = {column.key for column in (*table.layout.columns, *table.columns)} - {"suite"}
+    shared = [name for name in table.layout.within if name in headed]
     present = {row.names["defense"] for row in table.rows}
     outside = [name for name in table.layout.references if name in present]
     unranked = f"; {', '.join(outside)} are references and not ranked" if outside else ""
