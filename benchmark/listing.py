@@ -56,14 +56,12 @@ def entry(group: str, name: str) -> dict[str, Any]:
         summary = str(values.get("title") or (header or ["(no description)"])[0])
         shown = values if group == "suite" else {}
         return {"name": name, "summary": summary, "header": header, "values": shown}
-    cls = components.locate(node["_target_"])
-    doc = inspect.getdoc(cls) or "(no docstring)"
-    seen = {"sees": _sees(node, f"{group}.{name}")} if hasattr(cls, "needs") else {}
+    doc = inspect.getdoc(components.locate(node["_target_"])) or "(no docstring)"
     return {
         "name": name,
         "summary": doc.splitlines()[0],
         "paper": _paper(doc) or _paper(_module_doc(node["_target_"])),
-        **seen,
+        "sees": _sees(node, f"{group}.{name}"),
         "header": header,
         "values": values,
     }
@@ -79,11 +77,15 @@ def _grant(grant: Grant) -> str:
     return f"{many} {grant.split} images per task, {'with' if grant.labels else 'no'} labels"
 
 
-def _sees(node: Mapping[str, Any], where: str) -> str:
-    """The component's needs, where its values do not hang on the rest of the configuration."""
+def _sees(node: Mapping[str, Any], where: str) -> str | None:
+    """The component's needs, where its values do not hang on the rest of the configuration.
+
+    None for a component that is handed its images, if any, and asks for none.
+    """
     if "defaults" in node or "${" in json.dumps(node, default=str):
         return "depends on the configuration"
-    return describe(components.build(node, where).needs)
+    part = components.build(node, where)
+    return describe(part.needs) if hasattr(part, "needs") else None
 
 
 def _paper(doc: str) -> str | None:
@@ -111,7 +113,7 @@ def _long(one: Mapping[str, Any]) -> str:
     lines = [one["name"], f"  {one['summary']}"]
     lines += [f"  {line}" for line in one["header"] if line != one["summary"]]
     lines += [f"  paper: {one['paper']}"] if one.get("paper") else []
-    lines += [f"  sees: {one['sees']}"] if "sees" in one else []
+    lines += [f"  sees: {one['sees']}"] if one.get("sees") else []
     lines += [f"  {key}: {_value(value)}" for key, value in one["values"].items()]
     return "\n".join(lines) + "\n"
 
