@@ -16,7 +16,7 @@ from benchmark.tables.layout import Layout
 from benchmark.tables.metrics import UNDEFENDED
 from benchmark.tables.reading import reading
 from benchmark.tables.render import html
-from benchmark.tables.rows import Row
+from benchmark.tables.rows import Row, named
 from benchmark.tables.table import Table, number
 
 if TYPE_CHECKING:
@@ -113,10 +113,13 @@ def charts(table: Table) -> list[tuple[str, str]]:
     style: Layout = table.layout
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in table.rows:
-        groups.setdefault(tuple(row.names[name] for name in style.within), []).append(row)
+        names = named(row.names)
+        groups.setdefault(tuple(names[name] for name in style.within), []).append(row)
+    kinds = {named(row.names)["peft"] for row in table.rows}
+    unsaid = {"suite"} if len(kinds) > 1 else {"suite", "peft"}
     drawn = [
         (
-            ", ".join(names[style.within[0] == "suite" :]),
+            ", ".join(n for key, n in zip(style.within, names, strict=True) if key not in unsaid),
             scatter(rows, style.subject, style.references),
         )
         for names, rows in groups.items()
