@@ -229,8 +229,9 @@ def _record(
 
 
 def _said(cell: Cell, groups: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the stress where there is none: such a record is what it was before stresses were."""
-    unsaid = () if cell.stressed("main") else ("stress",)
+    """Without stress and adapter where there is none, as records were before these groups were."""
+    there = {"stress": cell.stressed("main"), "peft": cell.peft.adapter}
+    unsaid = [name for name, part in there.items() if not part]
     return {name: value for name, value in groups.items() if name not in unsaid}
 
 

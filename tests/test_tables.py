@@ -30,6 +30,7 @@ from benchmark.tables import (
 )
 from benchmark.tables.rows import Row
 from benchmark.tables.stats import Measure, combine, over_seeds, wilson
+from benchmark.tables.table import cells
 from tests.made_records import CONTROLS, FLOOR, demo, evaluation, line, record
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -359,6 +360,21 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     return tmp_path
+
+
+def test_adapters_are_told_apart_and_full_fine_tuning_goes_without_saying():
+    lora = {"peft": "lora_all"}
+    every = [record("none"), record("ft"), record("none", names=lora), record("ft", names=lora)]
+    made = make("demo", every)
+    assert made.columns[0].key == "peft"
+    twice = ["full"] * 4 + ["lora_all"] * 4  # none, zero_shot, drop_attacker, ft
+    assert [line[0].text for line in cells(made)] == twice
+    assert [len(made.layout.comparable(row, made.rows)) for row in made.rows] == [1] * 8
+    table = list(csv.DictReader(render(made, "csv").splitlines()))
+    assert [line["peft"] for line in table] == twice
+    planned = [{**record("none").names, "seed": 0, "peft": "full"}]
+    assert {row.status for row in rows([record("none")], planned)} == {"done"}
+    assert "peft" not in [column.key for column in make("demo", every[:2]).columns]
 
 
 def test_listing(conf: Path) -> None:

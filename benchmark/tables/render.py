@@ -16,7 +16,7 @@ from benchmark.tables.latex import latex
 from benchmark.tables.layout import Column
 from benchmark.tables.metrics import COSTS, METRICS
 from benchmark.tables.reading import reading
-from benchmark.tables.rows import Row
+from benchmark.tables.rows import UNSAID, Row
 from benchmark.tables.table import Table, caption, cells, notes
 
 DIGITS = 4
@@ -75,8 +75,9 @@ def comma_separated(table: Table) -> str:
     """The rows' numbers, one line each; no caption, so that any reader takes it."""
     out = StringIO()
     writer: Any = None
+    names = dict.fromkeys(name for row in table.rows for name in row.names)
     for row in table.rows:
-        values = flat(row)
+        values = {**{name: UNSAID.get(name, "") for name in names}, **flat(row)}
         values["seeds"] = " ".join(str(seed) for seed in row.seeds)
         del values["needs"]
         if writer is None:

@@ -16,9 +16,8 @@ from benchmark.tables.metrics import COSTS, METRICS, UNDEFENDED, costs, measures
 from benchmark.tables.stats import Stat, over_seeds
 
 NAMES = ("suite", "peft", "attack", "merge", "defense")
-EARLIER_NAMES = {"peft": "full"}
-EARLIER_VALUES = {"peft": {"_target_": "benchmark.models.lora.Full"}}
-"""What records stand for that were written before there was such a group."""
+UNSAID = {"peft": "full"}
+"""What it means that a record does not name an option of a group."""
 DERIVED = {
     "zero_shot": ("pretrained", "no expert is used: the pre-trained model"),
     "drop_attacker": ("without_attacker", "who the attacker is (an oracle)"),
@@ -128,8 +127,8 @@ def _derived(record: Record, name: str, control: str, sees: str) -> Record:
 
 
 def _cell(record: Record) -> str:
-    config = {key: value for key, value in _values(record).items() if key != "seed"}
-    return canonical([{**EARLIER_NAMES, **record.names}, config])
+    config = {key: value for key, value in record.config.items() if key != "seed"}
+    return canonical([dict(record.names), config])
 
 
 def _row(group: Sequence[Record], variant: str) -> Row:
@@ -174,16 +173,12 @@ def _mean(numbers: Sequence[float | None]) -> float | None:
 
 
 def named(names: Mapping[str, Any]) -> dict[str, str]:
-    """The names that tell rows apart, in the order of NAMES; "" for one that is absent."""
-    return {name: str(names.get(name, EARLIER_NAMES.get(name, ""))) for name in NAMES}
+    """The names that tell rows apart, in the order of NAMES; "" for one that is unknown."""
+    return {name: str(names.get(name, UNSAID.get(name, ""))) for name in NAMES}
 
 
 def _names(names: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(named(names).values())
-
-
-def _values(record: Record) -> dict[str, Any]:
-    return {**EARLIER_VALUES, **record.config}
 
 
 def _present(cell: Mapping[str, Any], recorded: set[tuple[str | int, ...]]) -> bool:
@@ -213,11 +208,10 @@ def _with_missing(made: Sequence[Row], absent: Sequence[Mapping[str, Any]]) -> l
 
 def _variants(cells: Sequence[Record]) -> list[str]:
     """Per cell, its values that differ from those of cells with the same names."""
-    flat = [dict(_flatten(_values(cell))) for cell in cells]
-    names = [{**EARLIER_NAMES, **cell.names} for cell in cells]
+    flat = [dict(_flatten(cell.config)) for cell in cells]
     texts = []
-    for name, values in zip(names, flat, strict=True):
-        same = [other for one, other in zip(names, flat, strict=True) if one == name]
+    for cell, values in zip(cells, flat, strict=True):
+        same = [other for one, other in zip(cells, flat, strict=True) if one.names == cell.names]
         keys = sorted({key for other in same for key in other})
         differ = [key for key in keys if len({other.get(key, "") for other in same}) > 1]
         texts.append(", ".join(f"{key}={values.get(key, 'absent')}" for key in differ))
