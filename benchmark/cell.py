@@ -8,40 +8,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from functools import cache, cached_property
+from typing import Any
 
 from benchmark.components import build, identity
 from benchmark.errors import BenchError, nearest
 from benchmark.measured import check_images, curve_inputs, image_keys
+from benchmark.once import once
 from benchmark.store import canonical, key_of
 from benchmark.stressing import check_stress, stress_inputs
 from benchmark.suite import Suite
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Stage = tuple[str, int, dict[str, Any]]
 """What `key_of` and `Store.stage` take: a stage's name, its version, its inputs."""
 
 COMPONENTS = ("backbone", "finetune", "peft", "attack", "merge", "defense", "stress")
 SIDES = ("clean", "attacked", "without")
 """Which experts are merged: all honest, with the attackers' uploads, without the attackers."""
-
-
-def _memo(
-    method: Callable[Concatenate[Cell, P], T],
-) -> Callable[Concatenate[Cell, P], T]:
-    """Compute once per cell and arguments; keys are asked for hundreds of times."""
-
-    @wraps(method)
-    def remembered(self: Cell, *args: P.args, **kwargs: P.kwargs) -> T:
-        memory = self.__dict__.setdefault("_memory", {})
-        call = (method.__name__, *args)
-        if call not in memory:
-            memory[call] = method(self, *args, **kwargs)
-        return memory[call]
-
-    return remembered
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +46,7 @@ class Cell:
 
     # -- stages shared by many cells --
 
-    @_memo
+    @once
     def data(self, task: str, split: str) -> Stage:
         """The stage that holds one split of one task as uint8 arrays."""
         return "data", 1, {"dataset": identity(self.datasets[task]), "split": split}
@@ -83,7 +66,7 @@ class Cell:
         """Tasks of the suite that have a pre-training split."""
         return tuple(t for t, data in self.datasets.items() if data.sizes.get("pretrain", 0) > 0)
 
-    @_memo
+    @once
     def head(self, task: str) -> Stage:
         """The stage of a task's zero-shot head."""
         data = self.datasets[task]
@@ -96,7 +79,7 @@ class Cell:
         recipe, adapter = identity(self.finetune), self.peft.adapter
         return {"recipe": recipe, **({"peft": identity(adapter)} if adapter else {})}
 
-    @_memo
+    @once
     def expert(self, task: str) -> Stage:
         """The stage of an honest contributor's fine-tuned weights."""
         inputs = {
@@ -109,7 +92,7 @@ class Cell:
 
     # -- stages of this cell --
 
-    @_memo
+    @once
     def scope(self, tasks: tuple[str, ...]) -> dict[str, Any]:
         """What a component's own stages depend on beside their inputs: data, heads, recipe."""
         return {
@@ -128,7 +111,7 @@ class Cell:
         """Tasks whose heads an attack may use: those of its adversaries and its victims."""
         return tuple(dict.fromkeys((*self.attack.adversaries, *dict(self.victims))))
 
-    @_memo
+    @once
     def compromise(self) -> Stage:
         """The stage of the attack: replaced experts and triggers."""
         inputs = {
@@ -143,7 +126,7 @@ class Cell:
         """The stage that judges on dev images whether the backdoor was planted."""
         return "implanted", 1, {"attack": key_of(*self.compromise())}
 
-    @_memo
+    @once
     def expert_keys(self, side: str) -> dict[str, str]:
         """Task -> key of the expert that is merged, for one of SIDES."""
         keys = {task: key_of(*self.expert(task)) for task in self.suite.tasks}
@@ -154,7 +137,7 @@ class Cell:
                 del keys[task]
         return keys
 
-    @_memo
+    @once
     def merged(self, side: str) -> Stage:
         """The stage of the undefended merge."""
         inputs = {
@@ -165,7 +148,7 @@ class Cell:
         }
         return "merge", 1, inputs
 
-    @_memo
+    @once
     def defended(self, side: str) -> Stage:
         """The stage of the defended merge; a transparent defence is the merge itself."""
         if getattr(self.defense, "transparent", False):
@@ -178,13 +161,13 @@ class Cell:
         }
         return "defend", 1, inputs
 
-    @_memo
+    @once
     def stressed(self, subject: str) -> Stage | None:
         """The stage of a subject's model and threats after the stress; None: nothing changes."""
         inputs = stress_inputs(self, subject)
         return None if inputs is None else ("stress", 1, inputs)
 
-    @_memo
+    @once
     def evaluation(self, subject: str) -> Stage:
         """The stage of one evaluation; `subject` is one of `subjects()`."""
         tasks, stressed = self.evaluated_tasks(subject), self.stressed(subject)
@@ -201,7 +184,7 @@ class Cell:
         }
         return "evaluation", 1, inputs
 
-    @_memo
+    @once
     def curve(self) -> Stage | None:
         """The stage of the line from undefended to defended; None if either has no such line."""
         inputs = curve_inputs(self)
