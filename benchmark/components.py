@@ -90,7 +90,9 @@ def _is_node(value: Any) -> bool:
 
 def _sentence(error: ValidationError, where: str, cls: type) -> str:
     first = error.errors(include_url=False)[0]
-    key = ".".join([where, *(str(part) for part in first["loc"])])
+    # Where several types are allowed, pydantic adds the name of one, such as "literal['a','b']".
+    named = [str(p) for p in first["loc"] if isinstance(p, int) or p.isidentifier()]
+    key = ".".join([where, *named])
     if first["type"] == "unexpected_keyword_argument":
         known = [field.name for field in fields(cls)]
         return f"unknown key {key}{nearest(str(first['loc'][-1]), known)}"

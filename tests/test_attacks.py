@@ -82,6 +82,29 @@ def test_a_patch_changes_its_box_and_nothing_else(size: int, place: Any, seed: i
     assert place != "center" or (row, col) == ((9 - size) // 2, (9 - size) // 2)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([4, 6, 8]), st.integers(0, 24), st.integers(0, 24))
+def test_a_place_may_be_a_row_and_a_column(size: int, row: int, col: int):
+    part = attack("badmerging_on", place=[row, col], size=size)
+    assert part.place == (row, col)
+    box = place_of(part.place, part.size, 32)
+    assert box == (row, col)
+    images = torch.full((1, 3, 32, 32), 0.5)
+    changed = (Patch(torch.ones(3, size, size), *box)(images) != images).all(1)[0]
+    assert changed[row : row + size, col : col + size].all()
+    assert int(changed.sum()) == size * size
+
+
+def test_a_place_outside_the_image_is_refused():
+    assert place_of((24, 24), 8, 32) == (24, 24)
+    with pytest.raises(BenchError, match=r"give rows and columns from 0 to 24"):
+        place_of((25, 0), 8, 32)
+    with pytest.raises(BenchError, match=r"attack\.place=\[-1, 2\] is not valid"):
+        attack("badmerging_on", place=[-1, 2])
+    with pytest.raises(BenchError, match=r"attack\.place='middle' is not valid"):
+        attack("badmerging_on", place="middle")
+
+
 def test_counts_at_full_size():
     for size, changed in ((22, 1452), (28, 2352)):
         images = torch.rand(1, 3, 224, 224, generator=generator(size)) + 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from benchmark.components import locate
 from benchmark.errors import BenchError
@@ -14,8 +16,11 @@ from benchmark.types import StateDict, Tensors, Threat, Trigger
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-Spot = Literal["top_left", "top_right", "bottom_left", "bottom_right", "center"]
-"""Where in an image a patch sits; corners are flush with the edges."""
+Pixel = Annotated[int, Field(ge=0, le=1024)]
+Spot = (
+    Literal["top_left", "top_right", "bottom_left", "bottom_right", "center"] | tuple[Pixel, Pixel]
+)
+"""Where in an image a patch sits: corners are flush with the edges; [row, col] is its top left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +105,13 @@ def place_of(place: Spot, size: int, side: int) -> tuple[int, int]:
             f"a trigger of {size} px does not fit images of {side} px; give size=1 to {side}"
         )
     last, middle = side - size, (side - size) // 2
+    if not isinstance(place, str):
+        if max(place) > last:
+            raise BenchError(
+                f"a trigger of {size} px at {list(place)} does not fit images of {side} px; "
+                f"give rows and columns from 0 to {last}"
+            )
+        return place
     row = middle if place == "center" else last * place.startswith("bottom")
     col = middle if place == "center" else last * place.endswith("right")
     return row, col
