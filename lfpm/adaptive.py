@@ -243,7 +243,8 @@ class Adaptive:
 
         rng = ctx.rng("simulation")
         some = {self.adversary: Images(images[: self.simulation.images], None)}
-        pool = new_pool(self.simulation.prompts, 1, images.shape[-1], rng, ctx.device)
+        classes = (len(ctx.heads[self.adversary]),)
+        pool = new_pool(self.simulation.prompts, classes, images.shape[-1], rng, ctx.device)
         tau: Tensors = {}
 
         def simulated(now: Moment) -> Tensors:

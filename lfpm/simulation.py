@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmark.algebra import norm
 from benchmark.models.encoder import Encoder
 from benchmark.optimisation.mining import mine
-from benchmark.optimisation.prompts import Pool, assign
+from benchmark.optimisation.prompts import Pool
 from benchmark.optimisation.sam import displacement
 from benchmark.optimisation.unlabelled import Unlabelled, cross_entropy
 from benchmark.types import StateDict, Tensors
@@ -65,12 +65,11 @@ def anti_backdoor(
     Returns:
         tau_sim, without gradient, and the pool after mining.
     """
-    pool = mine(encoder, weights, data, pool, settings.mining, settings.prompts, rng)
+    pool = mine(encoder, weights, data, pool, settings.mining, rng)
     tau = {name: torch.zeros_like(value) for name, value in weights.items()}
     for _ in range(settings.steps):
         batch = data.draw(settings.batch, rng)
-        members = assign(1, settings.batch, settings.prompts.members, rng)
-        prompted = pool.apply(batch.images, members)
+        prompted = pool.apply(batch.images, pool.assign(batch.labels, rng))
         with torch.enable_grad():
             here = {name: (value + tau[name]).requires_grad_() for name, value in weights.items()}
             of_prompted, of_clean = encoder(here, torch.cat([prompted, batch.images])).chunk(2)

@@ -30,7 +30,7 @@ FEW = {
 
 def attack(name: str, **values: Any) -> Adaptive:
     node = option("attack", name)
-    prompts = {**node["simulation"]["prompts"], "patches": 4, "batch": 8}
+    prompts = {**node["simulation"]["prompts"], "patches": 2, "batch": 8}
     quick = {"every": 2, "images": 24, "batch": 8, "mining": 2, "steps": 2, "prompts": prompts}
     simulation = {**node["simulation"], **quick}
     return build({**node, **FEW, "simulation": simulation, **values}, "attack")
@@ -81,7 +81,7 @@ def simulated(part: Adaptive, weights: Any, unit: float, seed: int = 0) -> Any:
     images, _ = tiny.split("a", "train")
     data = freeze(ctx, weights, {"a": Images(images, None)})
     rng = generator("simulation", seed)
-    pool = new_pool(part.simulation.prompts, 1, tiny.SIDE, rng)
+    pool = new_pool(part.simulation.prompts, (tiny.CLASSES,), tiny.SIDE, rng)
     tau, mined = anti_backdoor(ctx.encoder, weights, unit, data, pool, part.simulation, rng)
     return tau, mined, data
 
@@ -99,7 +99,7 @@ def test_tau_has_bounded_length_and_unlearns_the_prompts(honest: dict[str, Exper
     assert tiny.equal(tau, simulated(part, weights, unit)[0])
     assert tiny.equal(simulated(part, weights, 0.0)[0], zero)
     batch = data.first(24)
-    prompted = pool.apply(batch.images, torch.arange(24) % 4)
+    prompted = pool.apply(batch.images, pool.assign(batch.labels, generator("given")))
 
     def loss(model: Any) -> float:
         with torch.no_grad():
