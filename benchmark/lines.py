@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from html import escape
 from math import ceil, floor
 
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 128, 12, 40
+WIDTH, HEIGHT = 480, 280
+LEFT, RIGHT, TOP, BOTTOM = 50, 138, 12, 40
+COLUMN = WIDTH - RIGHT + 20
+"""Where labels start."""
 LINE = 16
 """Distance between two labels, in pixels of the drawing."""
 Tick = tuple[float, str]
@@ -43,6 +45,7 @@ class Axes:
         places: ticks along x; the axis reaches from the first to the last.
         heights: ticks along y, likewise.
         about: the drawing in one sentence, for those who cannot see it.
+        room: how far the axis reaches beyond its first and last place, in units of x.
     """
 
     across: str
@@ -50,6 +53,7 @@ class Axes:
     places: Sequence[Tick]
     heights: Sequence[Tick]
     about: str
+    room: float = 0.0
 
 
 def even_ticks(low: float, high: float, steps: Sequence[float]) -> list[Tick]:
@@ -65,7 +69,8 @@ def lines(series: Sequence[Series], axes: Axes) -> str:
     frame = _Frame(axes)
     parts = [frame.grid(), *(frame.drawn(one) for one in series), *frame.labels(series)]
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(axes.about)}">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="lines" role="img" '
+        f'aria-label="{escape(axes.about)}">'
         f"{''.join(parts)}</svg>"
     )
 
@@ -77,7 +82,8 @@ class _Frame:
     axes: Axes
 
     def x(self, value: float) -> float:
-        first, last = self.axes.places[0][0], self.axes.places[-1][0]
+        first = self.axes.places[0][0] - self.axes.room
+        last = self.axes.places[-1][0] + self.axes.room
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - first) / (last - first)
 
     def y(self, value: float) -> float:
@@ -119,7 +125,7 @@ class _Frame:
         return f'<path class="line {kind}" d="M{road}"/>{bars}{"" if one.dashed else dots}'
 
     def labels(self, series: Sequence[Series]) -> list[str]:
-        """One label right of each line's end, in their order, pushed apart where they overlap."""
+        """A column of labels right of the axes, in the lines' order, pushed apart."""
         ends = sorted(((self.y(one.points[-1][1]), one) for one in series), key=lambda end: end[0])
         wished, last = [], TOP - LINE + 4.0
         for y, _ in ends:
@@ -130,8 +136,8 @@ class _Frame:
         parts = []
         for (y, one), place in zip(ends, wished, strict=True):
             x, at = self.x(one.points[-1][0]), place - over
-            lead = f'<path class="lead" d="M{x + 5:.1f} {y:.1f}L{x + 15:.1f} {at:.1f}"/>'
+            lead = f'<path class="lead" d="M{x + 5:.1f} {y:.1f}L{COLUMN - 3} {at:.1f}"/>'
             text = escape(one.label)
-            where = f'x="{x + 18:.1f}" y="{at + 4:.1f}"'
+            where = f'x="{COLUMN}" y="{at + 4:.1f}"'
             parts.append(f'{lead}<text class="{one.kind}" {where}>{text}</text>')
         return parts

@@ -105,6 +105,7 @@ def found(**changes) -> Findings:
         "alpha": 0.5,
         "layers": tuple(layers),
         "curves": (Curve("lfpm", "k", places), Curve("end & only", "l", places)),
+        "measured": "at most 20 test images per task",
         "sheets": (Sheet("signs", "prompts/signs.png", "signs: <left>"),),
         "missing": {"ibvs": "it failed"},
         "made": {"commit": "0123456789abcdef"},
@@ -274,6 +275,7 @@ def test_figures_are_drawn_of_what_there_is():
     assert "triggered, ends" in distance.svg
     assert asr.svg.count('<path class="line') == 3  # two cells and the undefended level
     assert "end &amp; only" in asr.svg
+    assert "(at most 20 test images per task)" in asr.caption
 
 
 def test_equal_models_have_a_distance_of_zero_which_a_logarithm_can_be_drawn_of():
@@ -347,6 +349,8 @@ def test_the_command_writes_every_file(made):
         if inputs != "triggered" or task == "signs"
     }
     assert {layer.numbers["samples"] for layer in seen.layers} == {5}
+    assert seen.measured == "at most 20 test images per task"
+    assert "store=" not in seen.command
     assert len(seen.layers) == 7 * 4 * 5  # inputs, comparisons; three blocks, embedding, logits
     for layer in seen.layers:
         assert 0 <= layer.numbers["distance"] <= 1

@@ -42,6 +42,10 @@ def test_commands_run(command, store):
         words += [*WORDS, *ATTACKS, "defense=none"] if "-m" not in words else [*WORDS, *ATTACKS]
         words = ["seed=0" if word == "seed=0,1,2" else word for word in words]
         words = [w for w in words if w != "experiment=attacks_defenses"]
+    elif words[0] == "diagnose":
+        words += [*WORDS, *ATTACKS, "defense=none", "diagnosis.beside=[]"]
+    if words[0] in ("diagnose", "report"):
+        words += ["--out", str(store / words[0])]
     done = bench(*words, store=store)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -49,7 +49,9 @@ def diagnose(words: Sequence[str], out: Path) -> int:
     if record.main is None:
         say(f"nothing to look at: {own} has no model")
         return 1
-    command = join(["lfpm-bench", "diagnose", *words])
+    # Where the store is says nothing about the cell, and may be private.
+    told = [word for word in words if not word.startswith("store=")]
+    command = join(["lfpm-bench", "diagnose", *told])
     try:
         findings = _look(cells[own], store, launcher, settings, found, command, out)
         for one in drawings(findings):

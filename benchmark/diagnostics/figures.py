@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10
+from math import floor, log10
 
-from benchmark.diagnostics.findings import Curve, Findings, Layer
+from benchmark.diagnostics.findings import Findings, Layer
 from benchmark.lines import Axes, Series, Tick, even_ticks, lines
 
 KINDS = {"clean": "reference", "triggered": "rival", "prompted": "subject"}
@@ -39,8 +39,8 @@ def drawings(findings: Findings) -> list[Drawing]:
     made = [] if not findings.layers else [_distances(findings), _coefficients(findings)]
     if findings.curves:
         made += [
-            _curve(findings.curves, "ca", "CA %", "Clean accuracy along the line"),
-            _curve(findings.curves, "asr", "ASR %", "Attack success rate along the line"),
+            _curve(findings, "ca", "CA %", "Clean accuracy"),
+            _curve(findings, "asr", "ASR %", "Attack success rate"),
         ]
     return made
 
@@ -69,11 +69,11 @@ def _distances(findings: Findings) -> Drawing:
     exponents = range(min(floor(lowest), -1), 1)
     heights = [(float(one), f"10{str(one).translate(RAISED)}") for one in exponents]
     about = (
-        f"Linearity, distance (1 - cosine): solid, features at {findings.alpha:g} of the weight "
+        f"Linearity, distance (1−cos): solid, features at {findings.alpha:g} of the weight "
         "path against the same point of the feature line; dashed, its two ends against each other "
         f"({findings.victims[0]}; 0 is linear)"
     )
-    return Drawing("ctl_distance", about, _by_layer(findings, series, heights, "1 - cos", about))
+    return Drawing("ctl_distance", about, _by_layer(findings, series, heights, "1−cos", about))
 
 
 def _coefficients(findings: Findings) -> Drawing:
@@ -82,7 +82,7 @@ def _coefficients(findings: Findings) -> Drawing:
         found = shown(findings, inputs, "line")
         # A little to the side, so that the bars do not hide each other.
         points = [
-            (at + 0.08 * (shift - 1), layer.numbers["coefficient"])
+            (at + 0.09 * (shift - 1), layer.numbers["coefficient"])
             for at, layer in enumerate(found)
         ]
         spread = [layer.numbers["coefficient_std"] for layer in found]
@@ -110,11 +110,11 @@ def _by_layer(
 ) -> str:
     names = list(dict.fromkeys(layer.layer for layer in findings.layers))
     places = [(float(at), name) for at, name in enumerate(names)]
-    return lines(series, Axes("layer", up, places, heights, about))
+    return lines(series, Axes("layer", up, places, heights, about, room=0.2))
 
 
-def _curve(curves: Sequence[Curve], value: str, up: str, title: str) -> Drawing:
-    series = []
+def _curve(findings: Findings, value: str, up: str, title: str) -> Drawing:
+    series, curves = [], findings.curves
     for at, one in enumerate(curves):
         points = [(place.alpha, 100 * getattr(place, value)) for place in one.points]
         series.append(Series(one.label, ORDER[min(at, len(ORDER) - 1)], points))
@@ -125,7 +125,10 @@ def _curve(curves: Sequence[Curve], value: str, up: str, title: str) -> Drawing:
     series.append(Series("undefended", "reference", edge, dashed=True))
     values = [y for one in series for _, y in one.points]
     low, high = (0.0, 100.0) if value == "asr" else (min(values), max(values))
-    heights = even_ticks(5 * floor(low / 5), 5 * ceil(high / 5), (5, 10, 20))
-    about = f"{title} from the undefended (0) to the defended model (1) and beyond"
+    heights = even_ticks(low, high, (1, 2, 5, 10, 20))
+    about = (
+        f"{title} on the line from the undefended (0) to the defended model (1) and beyond "
+        f"({findings.measured})"
+    )
     axes = Axes("share of the way from undefended to defended", up, places, heights, about)
     return Drawing(f"curve_{value}", about, lines(series, axes))

@@ -85,6 +85,7 @@ class Findings:
         alpha: where linearity was measured.
         layers: every task, input, layer and comparison.
         curves: the cell's own first.
+        measured: the images that curves were measured on, in words.
         sheets: one per task that has prompts.
         missing: cells without a curve: label and reason.
         made: commit, versions, ...
@@ -98,6 +99,7 @@ class Findings:
     alpha: float
     layers: tuple[Layer, ...]
     curves: tuple[Curve, ...]
+    measured: str
     sheets: tuple[Sheet, ...]
     missing: Mapping[str, str]
     made: Mapping[str, Any]

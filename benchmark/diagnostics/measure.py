@@ -40,7 +40,7 @@ def diagnose(
     """
     threats = bench.compromise().threats
     prompts = prompts_of(bench.defended("attacked").artifacts)
-    own = next(iter(records.values()))
+    own, suite = next(iter(records.values())), bench.cell.suite
     findings = Findings(
         names=dict(own.names),
         seed=own.seed,
@@ -50,6 +50,7 @@ def diagnose(
         alpha=settings.alpha,
         layers=tuple(_layers(bench, settings, threats, prompts)),
         curves=tuple(curve(label, one) for label, one in records.items() if one.curve),
+        measured=f"at most {suite.curve_images} {suite.evaluate} images per task",
         sheets=tuple(_sheets(bench, threats, prompts, out)),
         missing={label: _why(one) for label, one in records.items() if not one.curve},
         made=dict(bench.store.made),
@@ -101,7 +102,8 @@ def _layers(
             batches = encoder_layers(bench.encoder, shown, bench.head(task))
             for layer, kinds in linearity(batches, *ends, settings.alpha).items():
                 for kind, numbers in kinds.items():
-                    yield Layer(task, inputs, layer, kind, asdict(numbers))
+                    rounded = {name: float(f"{x:.6g}") for name, x in asdict(numbers).items()}
+                    yield Layer(task, inputs, layer, kind, rounded)
 
 
 def _variants(
@@ -122,7 +124,8 @@ def _sheets(
     bench: Bench, threats: Sequence[Threat], prompts: Prompts, out: Path
 ) -> Iterator[Sheet]:
     triggers = {threat.task: threat.trigger for threat in threats}
-    for task, (values, masks) in prompts.items():
+    for task in sorted(prompts, key=lambda one: one not in triggers):
+        values, masks = prompts[task]
         picture = unseen(bench, task, 1)[0]
         file = f"prompts/{task}.png"
         pixels = sheet(picture, values.cpu(), masks.cpu(), trigger_on(triggers, task))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +38,25 @@ def section(findings: Findings, folder: Path) -> dict[str, Any]:
 def _rows(findings: Findings, inputs: Sequence[str]) -> list[list[str]]:
     """Per layer its name and, for each kind of input, distance, distance of the ends, coefficient.
 
-    Means and sample standard deviations over images.
+    Means over images, with their sample standard deviation but for the ends.
     """
     columns = []
     for kind in inputs:
         line = [layer.numbers for layer in shown(findings, kind, "line")]
         ends = [layer.numbers for layer in shown(findings, kind, "ends")]
-        columns.append([_number(one, "distance", ".1e") for one in line])
-        columns.append([_number(one, "distance", ".1e") for one in ends])
-        columns.append([_number(one, "coefficient", ".3f") for one in line])
+        columns.append(
+            [f"{_small(one['distance'])} ± {_small(one['distance_std'])}" for one in line]
+        )
+        columns.append([_small(one["distance"]) for one in ends])
+        columns.append([f"{one['coefficient']:.3f} ± {one['coefficient_std']:.3f}" for one in line])
     layers = dict.fromkeys(layer.layer for layer in findings.layers)
     return [list(row) for row in zip(layers, *columns, strict=True)]
 
 
-def _number(numbers: Mapping[str, float], name: str, form: str) -> str:
-    return f"{numbers[name]:{form}} ± {numbers[f'{name}_std']:{form}}"
+def _small(value: float) -> str:
+    """Two digits and a short exponent: 1.5e-5."""
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits}e{int(exponent)}"
 
 
 def _uri(path: Path) -> str:
