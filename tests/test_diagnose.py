@@ -29,12 +29,21 @@ from benchmark.diagnostics.figures import drawings
 from benchmark.diagnostics.findings import Curve, CurvePoint, Findings, Layer, Sheet
 from benchmark.diagnostics.measure import unseen
 from benchmark.diagnostics.settings import Beside, words_beside
-from benchmark.diagnostics.sheets import GAP, SIDE, given, prompted, prompts_of, sheet
+from benchmark.diagnostics.sheets import (
+    CONTENT,
+    GAP,
+    PICTURE,
+    cropped,
+    given,
+    prompted,
+    prompts_of,
+    sheet,
+)
 from benchmark.drawing import LINES, STYLE, standalone
 from benchmark.errors import BenchError
 from benchmark.jobs import Graph, plan_cell
 from benchmark.lines import HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axes, Series, even_ticks, lines
-from benchmark.optimisation.prompts import new_pool
+from benchmark.optimisation.prompts import Given, new_pool
 from benchmark.report import Page, render_report
 from benchmark.store import Store
 from benchmark.types import Expert, Grant, Merge, Model, Place, StateDict
@@ -146,11 +155,12 @@ def test_the_shipped_diagnosis_shows_what_the_issue_asks_for():
 
 def test_prompted_images_are_those_of_the_pool():
     settings = build(option("defense", "lfpm") | {"images": 9, "passes": 9}, "defense")
-    kinds = {"frames": 2, "fulls": 1, "patches": 3}
-    prompts = replace(settings.mining.prompts, **kinds)
-    pool = new_pool(prompts, 1, 32, torch.Generator().manual_seed(0))
+    kinds = {"frames": 2, "fulls": 1, "patches": 3, "places": "fixed", "goal": "away"}
+    pool = new_pool(
+        replace(settings.mining.prompts, **kinds), [5], 32, torch.Generator().manual_seed(0)
+    )
     images = torch.rand(14, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    members = torch.arange(14) % 6
+    members = Given(torch.arange(14) % 6, torch.zeros(14, 2).long(), None)
     assert torch.equal(given(images, pool.values, pool.masks), pool.apply(images, members))
 
 
@@ -161,32 +171,47 @@ def test_prompts_are_found_among_by_products():
     assert prompts_of({"tau_a/w": one}) == {}
 
 
-@pytest.mark.parametrize("count", [1, 8, 10])
+@pytest.mark.parametrize("count", [1, 16, 20])
 def test_a_sheet_shows_the_trigger_and_every_prompt_enlarged(count):
-    side = 32
-    values = torch.zeros(count, 3, side, side)
+    side, k = 32, 4
     masks = torch.zeros(count, 1, side, side)
     for at in range(count):
-        masks[at, :, at, at] = 1
-        values[at, :, at, at] = 1.0
+        masks[at, :, at : at + k, 2 : 2 + k] = 1
+    values = masks.expand(-1, 3, -1, -1).clone()
     picture = torch.full((3, side, side), 0.2)
     trigger = Patch(torch.tensor([1.0, 0, 0]).view(3, 1, 1), side - 1, side - 1)
     pixels = sheet(picture, values, masks, trigger)
-    rows, columns = 2 * -(-count // 8), min(count, 8)
-    assert 3 * side == SIDE
-    left = SIDE + 3 * GAP
-    height = rows * SIDE + (rows - 1) * GAP + 2 * GAP * (rows // 2 - 1)
-    assert pixels.shape == (height, left + columns * (SIDE + GAP) - GAP, 4)
-    assert pixels[SIDE - 1, SIDE - 1].tolist() == [255, 0, 0, 255]  # on grey
-    assert pixels[2 * SIDE + GAP - 1, SIDE - 1].tolist() == [255, 0, 0, 255]  # on the picture
-    assert pixels[0, 0].tolist() == [128, 128, 128, 255]
-    assert pixels[SIDE + GAP, 0].tolist() == [51, 51, 51, 255]
-    assert pixels[:, SIDE : SIDE + 3 * GAP, 3].max() == 0
-    white = (pixels[..., :3] == 255).all(-1)
-    assert white.sum() == count * 2 * 9  # each prompt twice, 3x3 px per pixel
-    assert white[:3, left : left + 3].all()
-    alone = sheet(picture, values, masks, None)
-    assert (alone == pixels[:, left:]).all()
+    cell, columns = CONTENT, min(count, 16)
+    rows, space = -(-count // 16), 3 * GAP
+    assert cell % k == 0
+    left = PICTURE + space + cell + space
+    height = max(2 * PICTURE + GAP, rows * (cell + GAP) - GAP)
+    assert pixels.shape == (height, left + columns * (cell + GAP) - GAP, 4)
+    red, white, dark = [255, 0, 0, 255], [255] * 4, [51, 51, 51, 255]
+    assert pixels[PICTURE - 1, PICTURE - 1].tolist() == red  # the picture with the trigger
+    assert pixels[0, 0].tolist() == dark
+    assert pixels[PICTURE + GAP, 3 * 2].tolist() == white  # with the first prompt, at column 2
+    assert pixels[PICTURE + GAP, 0].tolist() == dark
+    own = pixels[:cell, PICTURE + space : PICTURE + space + cell]
+    assert (own[-cell // k :, -cell // k :] == red).all()  # one pixel of k, bottom right
+    assert (own[: cell // k, :, :3] == 128).all()
+    assert (pixels[:cell, left : left + cell] == white).all()
+    shown = (pixels[:, left:] == white).all(-1)
+    assert shown.sum() == count * cell * cell
+    assert pixels[:, PICTURE : PICTURE + space, 3].max() == 0
+
+
+def test_whole_images_are_not_cropped_and_unchanged_ones_are_shown():
+    pictures = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    frame = torch.ones(8, 8, dtype=torch.bool)
+    frame[2:6, 2:6] = False
+    assert torch.equal(cropped(pictures, torch.stack([frame, ~frame]))[0], pictures[0])
+    assert cropped(pictures, torch.zeros(2, 8, 8, dtype=torch.bool)).shape == (2, 3, 1, 1)
+    one = torch.zeros(2, 8, 8, dtype=torch.bool)
+    one[0, 7, 1], one[1, 0:3, 0] = True, True
+    found = cropped(pictures, one)
+    assert torch.equal(found[0], pictures[0, :, 5:, 1:4])
+    assert torch.equal(found[1], pictures[1, :, :3, :3])
 
 
 def test_pasting_replaces_and_adding_adds():
@@ -238,7 +263,7 @@ def test_a_drawing_of_its_own_carries_size_and_colours():
     svg = drawings(found())[0].svg
     text = standalone(svg, STYLE + LINES)
     assert text.startswith(f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}"')
-    for word in set(re.findall(r'class="([^"]+)"', svg)):
+    for word in set(re.findall(r'<\w+ class="([^"]+)"', svg)):
         assert any(f".{one}" in STYLE + LINES for one in word.split())
     with pytest.raises(ValueError, match="viewBox"):
         standalone("<p>", STYLE)

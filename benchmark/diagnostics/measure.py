@@ -13,7 +13,7 @@ from benchmark.context import handing_order
 from benchmark.diagnostics.ctl import encoder_layers, linearity
 from benchmark.diagnostics.findings import Curve, CurvePoint, Findings, Layer, Sheet, write
 from benchmark.diagnostics.settings import Diagnosis
-from benchmark.diagnostics.sheets import given, prompts_of, sheet, trigger_on
+from benchmark.diagnostics.sheets import given, prompts_of, sheet
 from benchmark.errors import BenchError
 from benchmark.records import Evaluation, Record
 from benchmark.store import write_atomic
@@ -128,15 +128,14 @@ def _sheets(
         values, masks = prompts[task]
         picture = unseen(bench, task, 1)[0]
         file = f"prompts/{task}.png"
-        pixels = sheet(picture, values.cpu(), masks.cpu(), trigger_on(triggers, task))
+        aim, trigger = (task, triggers[task]) if task in triggers else next(iter(triggers.items()))
+        pixels = sheet(picture.cpu(), values.cpu(), masks.cpu(), trigger)
         write_atomic(out / file, png(pixels))
-        whose = "aimed at this task" if task in triggers else f"aimed at {next(iter(triggers))}"
-        yield Sheet(
-            task,
-            file,
-            f"{task}: left, the true trigger ({whose}); right, the {len(values)} mined prompts of "
-            "this task; on grey and on an image",
+        caption = (
+            f"{task}: an image with the true trigger (aimed at {aim}) and with the first mined "
+            f"prompt; the trigger alone; the {len(values)} mined prompts of this task alone"
         )
+        yield Sheet(task, file, caption)
 
 
 def png(pixels: ndarray) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,12 +14,10 @@ from benchmark.types import StateDict, Trigger
 if TYPE_CHECKING:
     from numpy import ndarray
 
-COLUMNS = 8
-"""Prompts side by side."""
 GAP = 4
-"""Pixels of the sheet between two pictures; three times as many after the true trigger."""
-SIDE = 96
-"""A picture is enlarged by the smallest whole number that makes it at least this wide."""
+"""Pixels of the sheet between two pictures; three times as many between its parts."""
+PICTURE, CONTENT, WIDTH = 96, 48, 832
+"""Least side of a whole image, least side of a prompt's content, and room for prompts in a row."""
 
 
 def prompts_of(artifacts: StateDict) -> dict[str, tuple[Tensor, Tensor]]:
@@ -31,8 +29,9 @@ def prompts_of(artifacts: StateDict) -> dict[str, tuple[Tensor, Tensor]]:
 def prompted(images: Tensor, values: Tensor, masks: Tensor) -> Tensor:
     """Images with a prompt each, as `benchmark.optimisation.prompts.Pool.apply` makes them.
 
-    A pool's by-products do not say which members replace pixels and which add to them; one that
-    only replaces has no negative value, one that adds starts with both signs.
+    By-products do not say which members replace pixels and which add to them: one that replaces
+    has no negative value, one that adds starts with both signs. Nor do they say which members
+    move: those are put where they are kept, in the upper left corner.
 
     Args:
         images: (B,3,H,W) in [0,1].
@@ -49,55 +48,93 @@ def given(images: Tensor, values: Tensor, masks: Tensor) -> Tensor:
     return prompted(images, values[members], masks[members])
 
 
-def sheet(picture: Tensor, values: Tensor, masks: Tensor, trigger: Trigger | None) -> ndarray:
-    """Prompts on grey and, below each, on a picture; the true trigger, if any, to their left.
+def sheet(picture: Tensor, values: Tensor, masks: Tensor, trigger: Trigger) -> ndarray:
+    """The true trigger beside every mined prompt.
+
+    From left to right: the picture with the trigger, below it with the first prompt; what the
+    trigger changes on grey; the same of every prompt, in the pool's order.
 
     Args:
-        picture: (3,H,W) in [0,1].
-        values: (M,3,H,W).
-        masks: (M,1,H,W).
+        picture: (3,H,H) in [0,1].
+        values: (M,3,H,H).
+        masks: (M,1,H,H).
         trigger: of the attack.
 
     Returns:
         (rows, columns, 4) uint8, enlarged without smoothing; transparent between the pictures.
     """
-    grounds = [torch.full_like(picture, 0.5), picture]
-    rows = []
-    for start in range(0, len(values), COLUMNS):
-        chunk = slice(start, start + COLUMNS)
-        for ground in grounds:
-            same = ground.expand(len(values[chunk]), -1, -1, -1)
-            shown = list(prompted(same, values[chunk], masks[chunk]))
-            true = trigger(ground[None])[0] if trigger is not None and start == 0 else None
-            rows.append((true, shown))
-    return _pasted(rows, picture.shape[-1], with_trigger=trigger is not None)
+    grey = torch.full_like(picture, 0.5)
+    triggered = trigger(grey[None])
+    shown = torch.cat([triggered, prompted(grey.expand_as(values), values, masks)])
+    changed = torch.cat([(triggered != grey).any(1), masks[:, 0] > 0])
+    contents = cropped(shown, changed)
+    first = prompted(picture[None], values[:1], masks[:1])[0]
+    left = [_enlarged(one, PICTURE) for one in (trigger(picture[None])[0], first)]
+    own, *mined = (_enlarged(one, CONTENT) for one in contents)
+    return _beside([_stacked(left), own, _grid(mined)]).numpy()
 
 
-def _pasted(
-    rows: list[tuple[Tensor | None, list[Tensor]]], width: int, *, with_trigger: bool
-) -> ndarray:
-    """The pictures on a transparent ground, pairs of rows apart."""
-    factor = -(-SIDE // width)
-    side = width * factor
-    left = side + 3 * GAP if with_trigger else 0
-    columns = max(len(shown) for _, shown in rows)
-    tops = [at * (side + GAP) + 2 * GAP * (at // 2) for at in range(len(rows))]
-    canvas = torch.zeros(tops[-1] + side, left + columns * (side + GAP) - GAP, 4).byte()
-    for top, (true, shown) in zip(tops, rows, strict=True):
-        places = [left + column * (side + GAP) for column in range(len(shown))]
-        drawn = list(zip(places, shown, strict=True))
-        for place, one in [*drawn, *([] if true is None else [(0, true)])]:
-            canvas[top : top + side, place : place + side] = _enlarged(one, factor)
-    return canvas.numpy()
+def cropped(pictures: Tensor, changed: Tensor) -> Tensor:
+    """Every picture cut to the smallest square that holds any one's changed pixels.
+
+    Args:
+        pictures: (B,3,H,H).
+        changed: (B,H,H) bool.
+
+    Returns:
+        (B,3,k,k): squares lie where the changed pixels start, but inside the picture.
+    """
+    side = pictures.shape[-1]
+    boxes = [_box(one) for one in changed]
+    k = max(1, *(extent for _, _, extent in boxes))
+    squares = []
+    for picture, (top, left, _) in zip(pictures, boxes, strict=True):
+        row, col = min(top, side - k), min(left, side - k)
+        squares.append(picture[:, row : row + k, col : col + k])
+    return torch.stack(squares)
 
 
-def _enlarged(picture: Tensor, factor: int) -> Tensor:
-    """(3,H,W) in [0,1] as opaque (H*factor,W*factor,4) uint8."""
+def _box(changed: Tensor) -> tuple[int, int, int]:
+    """First row, first column and longer side of the box around the true pixels of (H,W)."""
+    rows, cols = changed.any(1).nonzero().flatten(), changed.any(0).nonzero().flatten()
+    if not len(rows):
+        return 0, 0, 0
+    extent = max(int(rows[-1] - rows[0]), int(cols[-1] - cols[0])) + 1
+    return int(rows[0]), int(cols[0]), extent
+
+
+def _enlarged(picture: Tensor, least: int) -> Tensor:
+    """(3,k,k) in [0,1] as an opaque (s,s,4) uint8, s the first multiple of k from `least` on."""
+    factor = -(-least // picture.shape[-1])
     pixels = (picture * 255).round().byte().permute(1, 2, 0)
     opaque = torch.cat([pixels, torch.full_like(pixels[..., :1], 255)], dim=2)
     return opaque.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
 
 
-def trigger_on(triggers: Mapping[str, Trigger], task: str) -> Trigger | None:
-    """The trigger to show beside a task's prompts: its own, else any, else none."""
-    return triggers.get(task) or next(iter(triggers.values()), None)
+def _stacked(pictures: Sequence[Tensor]) -> Tensor:
+    """Pictures of one size below each other."""
+    gap = torch.zeros(GAP, *pictures[0].shape[1:], dtype=torch.uint8)
+    return torch.cat([part for one in pictures for part in (gap, one)][1:])
+
+
+def _grid(pictures: Sequence[Tensor]) -> Tensor:
+    """Pictures of one size in rows, from left to right and from top to bottom."""
+    side = pictures[0].shape[0]
+    columns = min(len(pictures), max(1, (WIDTH + GAP) // (side + GAP)))
+    rows = -(-len(pictures) // columns)
+    canvas = torch.zeros(rows * (side + GAP) - GAP, columns * (side + GAP) - GAP, 4).byte()
+    for at, one in enumerate(pictures):
+        top, left = ((side + GAP) * place for place in divmod(at, columns))
+        canvas[top : top + side, left : left + side] = one
+    return canvas
+
+
+def _beside(parts: Sequence[Tensor]) -> Tensor:
+    """Parts of any height side by side, flush at the top."""
+    height, space = max(len(one) for one in parts), 3 * GAP
+    width = sum(one.shape[1] + space for one in parts) - space
+    canvas, left = torch.zeros(height, width, 4).byte(), 0
+    for one in parts:
+        canvas[: len(one), left : left + one.shape[1]] = one
+        left += one.shape[1] + space
+    return canvas
