@@ -30,6 +30,13 @@ def planned(experiment: str, words: Sequence[str]) -> tuple[list[Cell], Store]:
     return list(distinct.values()), Store(plan.runtime["store"])
 
 
+def _all_planned(experiments: Sequence[str], words: Sequence[str]) -> tuple[list[Cell], Store]:
+    """The cells of several experiments, each once, and the store they belong in."""
+    plans = [planned(one, words) for one in experiments]
+    distinct = {cell.key: cell for cells, _ in plans for cell in cells}
+    return list(distinct.values()), plans[0][1]
+
+
 def present(cells: Sequence[Cell], store: Store) -> list[Record]:
     """The records of these cells that exist, whatever their status."""
     paths = [record_path(store, cell.key) for cell in cells]
@@ -53,17 +60,20 @@ def table(name: str, words: Sequence[str], folder: Path | None, *, partial: bool
         folder: take every record in this folder instead of the planned ones in the store.
         partial: show missing cells as rows instead of refusing.
     """
-    layouts.layout(name)
+    style = layouts.layout(name)
     if folder is not None:
         return layouts.make(name, layouts.find(folder))
-    cells, store = planned(name, words)
+    cells, store = _all_planned(style.experiments or (name,), words)
     found = present(cells, store)
     absent = len(cells) - len(found)
     if absent and not partial:
-        words_ = " ".join(["lfpm-bench run -m", f"experiment={name}", *words])
+        asked = [
+            " ".join(["lfpm-bench run -m", f"experiment={one}", *words])
+            for one in style.experiments or (name,)
+        ]
         raise BenchError(
             f"{absent} of {len(cells)} cells of '{name}' have no record in {store.root}: "
-            f"run `{words_}`, or pass --partial"
+            f"run `{'` and `'.join(asked)}`, or pass --partial"
         )
     return layouts.make(name, found, [_names(cell) for cell in cells])
 
@@ -104,8 +114,8 @@ def report(
 
 
 def adopt(name: str, words: Sequence[str], folder: Path) -> None:
-    """Copy the records of an experiment from the store into a folder."""
-    for record in present(*planned(name, words)):
+    """Copy the records of a table's experiments from the store into a folder."""
+    for record in present(*_all_planned(layouts.layout(name).experiments or (name,), words)):
         write(folder, record)
 
 
@@ -123,4 +133,5 @@ def tables(
 
 
 def _names(cell: Cell) -> dict[str, Any]:
-    return {**{name: cell.names[name] for name in NAMES}, "seed": cell.seed}
+    names = {name: cell.names[name] for name in NAMES}
+    return {**names, "seed": cell.seed, "setting": layouts.setting_of(cell.config), "key": cell.key}

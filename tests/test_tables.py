@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmark import components
 from benchmark.errors import BenchError
@@ -62,7 +64,24 @@ def test_sample_deviation() -> None:
     stat = over_seeds([Measure(value, 0, 1) for value in (0.1, 0.2, 0.3)])
     assert stat is not None
     assert (stat.mean, stat.sd) == pytest.approx((0.2, 0.1))
-    assert (stat.low, stat.high, stat.n_seeds) == (None, None, 3)
+    assert stat.values == (0.1, 0.2, 0.3)
+    # Student's t with two degrees of freedom is 4.3027; the measures' own bounds play no part.
+    half = 4.302653 * 0.1 / 3**0.5
+    assert (stat.low, stat.high) == pytest.approx((0.2 - half, 0.2 + half), rel=1e-6)
+    one = over_seeds([Measure(2.0, 1.0, 4.0)])
+    assert one is not None
+    assert (one.mean, one.sd, one.low, one.high, one.values) == (2.0, None, 1.0, 4.0, (2.0,))
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=6))
+@settings(max_examples=50)
+def test_the_interval_over_seeds_is_that_of_scipy(values: list[float]) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    stat = over_seeds([Measure(value) for value in values])
+    assert stat is not None
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    centre = sum(values) / len(values)
+    assert (stat.low, stat.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
 
 
 def test_nothing_counted_is_no_number() -> None:
@@ -83,8 +102,11 @@ def test_every_metric_of_one_record() -> None:
         "ca_pretrained": 45,
         "ca_drop": 4,
         "ca_worst": 6,
+        "ca_drop_clean": 2,  # 72 - 70
+        "ca_worst_clean": 2,
         "kept": 84,  # (66 - 45) / (70 - 45)
         "asr": 8,
+        "asr_undefended": 95,
         "asr_clean_merge": 20,
         "asr_excess": -12,
         "asr_did": 3,
@@ -93,8 +115,10 @@ def test_every_metric_of_one_record() -> None:
         "asr_without_attacker": 18,
         "target_recall": 86,
         "target_recall_undefended": 90,
+        "recall_drop": 4,
         "triggered_acc": 60,
         "triggered_acc_clean_merge": 100 * 100 / 150,
+        "triggered_drop": 100 * 10 / 150,
         "target_rate": 3,
         "flip_rate": 5,
         "misclassified": 40,

@@ -11,11 +11,13 @@ from pydantic import Field
 from benchmark.components import build, component, option
 from benchmark.errors import BenchError, nearest
 from benchmark.tables.metrics import COSTS, METRICS
+from benchmark.tables.pooled import AGAINST, settings
 from benchmark.tables.rows import NAMES, Row, named
 
 OTHERS = "*"
 WORDS = (*NAMES, "variant", "sees", "status", "reason")
-NUMBERS = (*METRICS, *COSTS, "n_seeds")
+COUNTS = ("n_seeds", "n_settings")
+NUMBERS = (*METRICS, *COSTS, *AGAINST, *COUNTS)
 
 
 @component
@@ -23,12 +25,14 @@ class Column:
     """One column.
 
     Attributes:
-        key: a metric, a cost, n_seeds, a name (attack, merge, ...), sees, status or reason.
+        key: a metric, a cost, n_seeds, n_settings, asr_against or ca_against (the subject), a name
+            (attack, merge, ...), sees, status or reason.
         header: how it is headed.
         unit: shown in the header, e.g. "%".
         decimals: digits after the point.
         better: which direction is better; the best comparable row is bold.
-        spread: whether the deviation over seeds, or with one seed the interval, is shown.
+        show: the mean, the worst of the seeds or settings (by `better`), or an end of the interval.
+        spread: whether the deviation over seeds, or else the interval, stands beside the mean.
     """
 
     key: str
@@ -36,7 +40,17 @@ class Column:
     unit: str = ""
     decimals: Annotated[int, Field(ge=0, le=6)] = 1
     better: Literal["higher", "lower"] | None = None
+    show: Literal["mean", "worst", "low", "high"] = "mean"
     spread: bool = False
+
+    def number(self, row: Row) -> float | None:
+        """What a row has to show here, if it has it."""
+        stat = row.stats.get(self.key)
+        if stat is None:
+            return None
+        worst = min if self.better == "higher" else max
+        shown = {"mean": stat.mean, "worst": worst(stat.values), "low": stat.low, "high": stat.high}
+        return shown[self.show]
 
     @property
     def numeric(self) -> bool:
@@ -62,6 +76,8 @@ class Order:
 
     def place(self, row: Row) -> tuple[tuple[int, str], ...] | None:
         """The row's sort key, or None if the table does not show it."""
+        if row.parts:  # all of them are shown, or they would not be in it
+            return min(place for part in row.parts if (place := self.place(part)) is not None)
         places = []
         for group, name in named(row.names).items():
             listed: tuple[str, ...] = getattr(self, group)
@@ -83,6 +99,10 @@ class Layout:
         subject: the defence that the table is about.
         subject_is: what must be said of it wherever it is shown.
         evaluate: which records it shows, those measured on test images or those on dev images.
+        experiments: whose cells fill the table; empty: the experiment of the table's name.
+        group_by: cell: a row per cell over its seeds; setting: a row per defence over all settings.
+        least_asr: settings with a lower undefended ASR (per cent) are not counted; `group_by`
+            setting only.
         rows: which rows, in which order.
         references: defences that are not ranked.
         within: rows are comparable if these names are equal.
@@ -99,6 +119,9 @@ class Layout:
     subject_is: str
     command: str
     evaluate: Literal["test", "dev"] = "test"
+    experiments: tuple[str, ...] = ()
+    group_by: Literal["cell", "setting"] = "cell"
+    least_asr: Annotated[float, Field(ge=0, le=100)] = 0.0
     rows: Order = field(default_factory=Order)
     references: tuple[str, ...] = ("none", "zero_shot", "drop_attacker")
     within: tuple[str, ...] = ("suite", "peft", "attack", "merge")
@@ -106,7 +129,10 @@ class Layout:
     notes: tuple[str, ...] = ()
 
     def comparable(self, row: Row, rows: Sequence[Row]) -> list[Row]:
-        """The ranked rows with numbers that stand in competition with `row`."""
+        """The ranked rows with numbers that stand in competition with `row`.
+
+        Means over other settings are not comparable; `asr_against` is, on what both have.
+        """
         ours = named(row.names)
         return [
             other
@@ -114,6 +140,8 @@ class Layout:
             if other.stats
             and other.names["defense"] not in self.references
             and all(named(other.names)[name] == ours[name] for name in self.within)
+            and other.setting == row.setting
+            and settings(other).keys() == settings(row).keys()
         ]
 
 
@@ -125,4 +153,6 @@ def layout(name: str) -> Layout:
         if column.key not in (*WORDS, *NUMBERS):
             known = nearest(column.key, (*WORDS, *NUMBERS))
             raise BenchError(f"table.{name}: unknown column '{column.key}'{known}")
+        if column.show == "worst" and column.better is None:
+            raise BenchError(f"table.{name}: the worst {column.key} needs `better`; give it")
     return made

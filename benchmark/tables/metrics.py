@@ -19,7 +19,10 @@ METRICS = (
     "ca_drop",
     "ca_worst",
     "kept",
+    "ca_drop_clean",
+    "ca_worst_clean",
     "asr",
+    "asr_undefended",
     "asr_clean_merge",
     "asr_excess",
     "asr_did",
@@ -28,8 +31,10 @@ METRICS = (
     "asr_without_attacker",
     "target_recall",
     "target_recall_undefended",
+    "recall_drop",
     "triggered_acc",
     "triggered_acc_clean_merge",
+    "triggered_drop",
     "target_rate",
     "flip_rate",
     "misclassified",
@@ -47,9 +52,7 @@ def measures(record: Record) -> dict[str, Measure | None]:
     """
     main, controls = record.main, _controls(record)
     clean, undefended = controls.get("clean_merge"), controls.get("undefended")
-    base = controls.get("pretrained")
-    worst = _worst_threat(main)
-    single = controls.get("attacker_single")
+    base, twin = controls.get("pretrained"), controls.get("defended_clean_merge")
     return {
         "ca": _of(_clean(main)),
         "ca_clean_merge": _of(_clean(clean)),
@@ -57,28 +60,46 @@ def measures(record: Record) -> dict[str, Measure | None]:
         "ca_drop": _of(_minus(_clean(undefended), _clean(main))),
         "ca_worst": _worst(undefended, main),
         "kept": _kept(main, undefended, base),
-        "asr": _of(_threat(main, worst, "asr")),
-        "asr_clean_merge": _of(_threat(clean, worst, "asr")),
-        "asr_excess": _of(_minus(_threat(main, worst, "asr"), _threat(clean, worst, "asr"))),
-        "asr_did": _of(
-            _minus(
-                _threat(main, worst, "asr"),
-                _threat(controls.get("defended_clean_merge"), worst, "asr"),
-            )
-        ),
-        "asr_pretrained": _of(_threat(base, worst, "asr")),
-        "asr_single": _of(_threat(single, _worst_threat(single), "asr")),
-        "asr_without_attacker": _of(_threat(controls.get("without_attacker"), worst, "asr")),
-        "target_recall": _of(_threat(main, worst, "target_recall")),
-        "target_recall_undefended": _of(_threat(undefended, worst, "target_recall")),
-        "triggered_acc": _of(_threat(main, worst, "triggered_acc")),
-        "triggered_acc_clean_merge": _of(_threat(clean, worst, "triggered_acc")),
-        "target_rate": _of(_threat(main, worst, "target_rate")),
-        "flip_rate": _of(
-            _minus(_pooled(main, worst, "flipped"), _pooled(main, worst, "flipped_shuffled"))
-        ),
-        "misclassified": _of(_threat(main, worst, "misclassified")),
+        "ca_drop_clean": _of(_minus(_clean(clean), _clean(twin))),
+        "ca_worst_clean": _worst(clean, twin),
+        **_under_threat(main, controls),
         **{f"asr_at_{drop}": _asr_at(record.curve, drop) for drop in DROPS},
+    }
+
+
+def _under_threat(
+    main: Evaluation | None, controls: Mapping[str, Evaluation]
+) -> dict[str, Measure | None]:
+    """The metrics that ask what a trigger does, of the row's worst threat."""
+    worst = _worst_threat(main)
+    base, single = controls.get("pretrained"), controls.get("attacker_single")
+    undefended, without = controls.get("undefended"), controls.get("without_attacker")
+
+    def count(evaluation: Evaluation | None, field: str) -> Terms | None:
+        return _threat(evaluation, worst, field)
+
+    asr, floor = count(main, "asr"), count(controls.get("clean_merge"), "asr")
+    recall = count(main, "target_recall"), count(undefended, "target_recall")
+    acc = count(main, "triggered_acc"), count(controls.get("clean_merge"), "triggered_acc")
+    flips = _pooled(main, worst, "flipped"), _pooled(main, worst, "flipped_shuffled")
+    return {
+        "asr": _of(asr),
+        "asr_undefended": _of(_threat(undefended, _worst_threat(undefended), "asr")),
+        "asr_clean_merge": _of(floor),
+        "asr_excess": _of(_minus(asr, floor)),
+        "asr_did": _of(_minus(asr, count(controls.get("defended_clean_merge"), "asr"))),
+        "asr_pretrained": _of(count(base, "asr")),
+        "asr_single": _of(_threat(single, _worst_threat(single), "asr")),
+        "asr_without_attacker": _of(count(without, "asr")),
+        "target_recall": _of(recall[0]),
+        "target_recall_undefended": _of(recall[1]),
+        "recall_drop": _of(_minus(recall[1], recall[0])),
+        "triggered_acc": _of(acc[0]),
+        "triggered_acc_clean_merge": _of(acc[1]),
+        "triggered_drop": _of(_minus(acc[1], acc[0])),
+        "target_rate": _of(count(main, "target_rate")),
+        "flip_rate": _of(_minus(*flips)),
+        "misclassified": _of(count(main, "misclassified")),
     }
 
 

@@ -86,7 +86,7 @@ def _survival(row: Row, cells: int) -> str:
     )
     if excess is None:
         return f"{facts}; without a floor it cannot be said whether the backdoor survives."
-    least = excess.mean - 2 * (excess.sd or 0.0) if excess.low is None else excess.low
+    least = excess.mean if excess.low is None else excess.low
     if least <= 0:
         verdict = "the backdoor cannot be told from its floor"
     elif excess.mean >= 50:

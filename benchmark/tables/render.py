@@ -15,6 +15,7 @@ from benchmark.store import write_atomic
 from benchmark.tables.latex import latex
 from benchmark.tables.layout import Column
 from benchmark.tables.metrics import COSTS, METRICS
+from benchmark.tables.pooled import AGAINST, settings
 from benchmark.tables.reading import reading
 from benchmark.tables.rows import UNSAID, Row
 from benchmark.tables.table import Table, caption, cells, notes
@@ -55,7 +56,24 @@ def flat(row: Row) -> dict[str, Any]:
         out[f"{metric}_low"] = _rounded(stat and stat.low)
         out[f"{metric}_high"] = _rounded(stat and stat.high)
     out |= {name: _rounded(row.costs.get(name)) for name in COSTS}
+    if row.parts:
+        out |= _flat_pool(row)
     return {**out, "sees": row.sees, "needs": dict(row.needs)}
+
+
+def _flat_pool(row: Row) -> dict[str, Any]:
+    """What a row over settings has more: their number, extremes, and differences to the subject."""
+    out: dict[str, Any] = {"n_settings": len(settings(row))}
+    for metric in METRICS:
+        stat = row.stats.get(metric)
+        out[f"{metric}_least"] = _rounded(stat and min(stat.values))
+        out[f"{metric}_most"] = _rounded(stat and max(stat.values))
+    for name in AGAINST:
+        stat = row.stats.get(name)
+        out |= {name: _rounded(stat and stat.mean), f"{name}_low": _rounded(stat and stat.low)}
+        out |= {f"{name}_high": _rounded(stat and stat.high)}
+        out[f"{name}_settings"] = len(stat.values) if stat else 0
+    return out
 
 
 def as_json(table: Table) -> str:
@@ -66,9 +84,17 @@ def as_json(table: Table) -> str:
         "caption": caption(table),
         "notes": notes(table),
         "reading": reading(table.rows, table.layout.subject),
-        "rows": [flat(row) for row in table.rows],
+        "rows": [_nested(row) for row in table.rows],
     }
     return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _nested(row: Row) -> dict[str, Any]:
+    """A row over settings holds those of its settings too."""
+    if not row.parts:
+        return flat(row)
+    parts = [{"setting": part.setting, **flat(part)} for part in row.parts]
+    return {**flat(row), "settings": parts}
 
 
 def comma_separated(table: Table) -> str:

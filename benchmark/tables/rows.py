@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -40,6 +40,9 @@ class Row:
         needs: what attack, merge and defence were allowed to see.
         stats: metric -> number; a metric whose control is absent is not in it.
         costs: images, labels, passes, seconds: means over seeds, None where unknown.
+        setting: adversary, target class and trigger place, as far as the attack has them.
+        config: the resolved values without the seed; empty for what was never recorded.
+        parts: of a row pooled over settings, the rows it was made of.
     """
 
     names: Mapping[str, str]
@@ -50,6 +53,9 @@ class Row:
     needs: Mapping[str, str] = field(default_factory=dict)
     stats: Mapping[str, Stat] = field(default_factory=dict)
     costs: Mapping[str, float | None] = field(default_factory=dict)
+    setting: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Row, ...] = ()
 
     def mean(self, metric: str) -> float | None:
         """The metric's mean in per cent, if the row has it."""
@@ -80,18 +86,23 @@ def rows(records: Iterable[Record], planned: Iterable[Mapping[str, Any]] = ()) -
 
     Args:
         records: of any cells and seeds, in any order.
-        planned: names (and seed) of cells that ought to be there; an absent one gets a row.
+        planned: names, seed, setting and key (or the first two) of cells that ought to be there;
+            an absent one gets a row.
     """
     groups: dict[str, list[Record]] = {}
     for record in with_derived(records):
         groups.setdefault(_cell(record), []).append(record)
-    variants = _variants([group[0] for group in groups.values()])
+    firsts = [group[0] for group in groups.values()]
+    variants = differing([(dict(record.names), record.config) for record in firsts])
     made = [
         _row(sorted(group, key=lambda record: record.seed), variant)
         for group, variant in zip(groups.values(), variants, strict=True)
     ]
     recorded = {
-        (*_names(record.names), record.seed) for group in groups.values() for record in group
+        address
+        for group in groups.values()
+        for record in group
+        for address in ((*_names(record.names), record.seed), record.key)
     }
     made = _with_missing(made, [cell for cell in planned if not _present(cell, recorded)])
     return sorted(made, key=lambda row: (_names(row.names), row.variant))
@@ -127,8 +138,18 @@ def _derived(record: Record, name: str, control: str, sees: str) -> Record:
 
 
 def _cell(record: Record) -> str:
-    config = {key: value for key, value in record.config.items() if key != "seed"}
-    return canonical([dict(record.names), config])
+    return canonical([dict(record.names), _without_seed(record.config)])
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "seed"}
+
+
+def setting_of(config: Mapping[str, Any]) -> str:
+    """Adversary, target class and trigger place of a resolved config, as far as it has them."""
+    attack = config.get("attack", {})
+    known = [attack[name] for name in ("adversary", "target", "place") if name in attack]
+    return " ".join(value if isinstance(value, str) else canonical(value) for value in known)
 
 
 def _row(group: Sequence[Record], variant: str) -> Row:
@@ -153,6 +174,8 @@ def _row(group: Sequence[Record], variant: str) -> Row:
         needs=group[0].needs,
         stats={name: stat for name, stat in numbers.items() if stat is not None},
         costs={name: _mean([each[name] for each in spent]) for name in COSTS},
+        setting=setting_of(group[0].config),
+        config=_without_seed(group[0].config),
     )
 
 
@@ -181,37 +204,39 @@ def _names(names: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(named(names).values())
 
 
-def _present(cell: Mapping[str, Any], recorded: set[tuple[str | int, ...]]) -> bool:
-    return (*_names(cell), cell.get("seed", 0)) in recorded
+def _present(cell: Mapping[str, Any], recorded: Collection[Any]) -> bool:
+    return (cell.get("key") or (*_names(cell), cell.get("seed", 0))) in recorded
 
 
 def _with_missing(made: Sequence[Row], absent: Sequence[Mapping[str, Any]]) -> list[Row]:
     """The rows, with what was planned and never recorded: as a remark, or as a row of its own."""
     seeds: dict[tuple[str, ...], list[int]] = {}
     for cell in absent:
-        seeds.setdefault(_names(cell), []).append(cell.get("seed", 0))
+        place = (*_names(cell), cell.get("setting", ""))
+        seeds.setdefault(place, []).append(cell.get("seed", 0))
     said = {
-        names: f"not run yet: seed {', '.join(str(seed) for seed in sorted(ones))}"
-        for names, ones in seeds.items()
+        place: f"not run yet: seed {', '.join(str(seed) for seed in sorted(set(ones)))}"
+        for place, ones in seeds.items()
     }
     out = []
     for row in made:
-        why = said.pop(_names(row.names), None)
+        why = said.pop((*_names(row.names), row.setting), None)
         if why is not None:
             reason = f"{row.reason}; {why}" if row.reason else why
             row = replace(row, status="partial" if row.stats else row.status, reason=reason)
         out.append(row)
-    for names, why in said.items():
-        out.append(Row(dict(zip(NAMES, names, strict=True)), "", "missing", why))
+    for (*names, setting), why in said.items():
+        made_up: dict[str, str] = dict(zip(NAMES, names, strict=True))
+        out.append(Row(made_up, "", "missing", why, setting=setting))
     return out
 
 
-def _variants(cells: Sequence[Record]) -> list[str]:
-    """Per cell, its values that differ from those of cells with the same names."""
-    flat = [dict(_flatten(cell.config)) for cell in cells]
+def differing(cells: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
+    """Per (names, config), the values that differ from those of cells with the same names."""
+    flat = [dict(_flatten(config)) for _, config in cells]
     texts = []
-    for cell, values in zip(cells, flat, strict=True):
-        same = [other for one, other in zip(cells, flat, strict=True) if one.names == cell.names]
+    for (names, _), values in zip(cells, flat, strict=True):
+        same = [other for (one, _), other in zip(cells, flat, strict=True) if one == names]
         keys = sorted({key for other in same for key in other})
         differ = [key for key in keys if len({other.get(key, "") for other in same}) > 1]
         texts.append(", ".join(f"{key}={values.get(key, 'absent')}" for key in differ))

@@ -1,16 +1,20 @@
-"""Statistics of tables: Wilson intervals, and means over seeds. Per cent out, counts in."""
+"""Statistics of tables: Wilson intervals, means over seeds, bootstraps over settings; per cent."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from functools import cache
+from math import atan, cos, pi, sin, sqrt
 from statistics import fmean, stdev
 
 from benchmark.records import Count
 
 Z95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
+DRAWS = 4000
+"""Resamples of a bootstrap."""
 
 Terms = Sequence[tuple[float, Count]]
 """A weighted sum of rates: the mean over tasks is [(1/K, count), ...], a difference has -1."""
@@ -27,21 +31,22 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """One number over seeds, in per cent.
+    """One number over seeds, or over settings, in per cent.
 
     Attributes:
-        mean: mean over the seeds.
-        sd: sample standard deviation (ddof=1); None with one seed.
-        low: lower 95 % bound from the counts; only with one seed.
-        high: upper 95 % bound from the counts; only with one seed.
-        n_seeds: seeds that have this number.
+        mean: mean over the seeds; over settings, each of which weighs the same.
+        sd: sample standard deviation (ddof=1) over seeds; None with one seed and over settings.
+        low: lower end of the 95 % interval: of the counts with one seed, Student's t over seeds,
+            a bootstrap over settings.
+        high: its upper end.
+        values: the numbers that were averaged, one per seed or setting.
     """
 
     mean: float
     sd: float | None
     low: float | None
     high: float | None
-    n_seeds: int
+    values: tuple[float, ...]
 
 
 def wilson(count: Count, z: float = Z95) -> tuple[float, float]:
@@ -81,6 +86,55 @@ def over_seeds(measures: Sequence[Measure]) -> Stat | None:
         return None
     if len(measures) == 1:
         one = measures[0]
-        return Stat(one.value, None, one.low, one.high, 1)
-    numbers = [measure.value for measure in measures]
-    return Stat(fmean(numbers), stdev(numbers), None, None, len(numbers))
+        return Stat(one.value, None, one.low, one.high, (one.value,))
+    numbers = tuple(measure.value for measure in measures)
+    mean, sd = fmean(numbers), stdev(numbers)
+    half = student(len(numbers) - 1) * sd / sqrt(len(numbers))
+    return Stat(mean, sd, mean - half, mean + half, numbers)
+
+
+def over_settings(numbers: Sequence[float]) -> Stat:
+    """Mean over settings with a bootstrap interval; a single setting has none."""
+    low, high = bootstrap(numbers) if len(numbers) > 1 else (None, None)
+    return Stat(fmean(numbers), None, low, high, tuple(numbers))
+
+
+@cache
+def student(freedom: int) -> float:
+    """97.5 % quantile of Student's t with a whole number of degrees of freedom."""
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
+    return high
+
+
+def _within(t: float, freedom: int) -> float:
+    """P(|T| <= t), Abramowitz and Stegun 26.7.3 (odd) and 26.7.4 (even)."""
+    theta = atan(t / sqrt(freedom))
+    odd = freedom % 2
+    term = total = 0.0 if freedom == 1 else cos(theta) ** odd
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= cos(theta) ** 2 * (k - 1) / k
+        total += term
+    return 2 / pi * (theta + sin(theta) * total) if odd else sin(theta) * total
+
+
+def bootstrap(numbers: Sequence[float], draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of a mean over clusters, which are drawn with replacement.
+
+    Args:
+        numbers: one per cluster. What is inside a cluster (seeds of one setting) was averaged
+            before, so it stays together; for a paired comparison each is a difference.
+        draws: how many resamples.
+        seed: of the draws; equal numbers give equal intervals.
+    """
+    means = sorted(fmean([numbers[at] for at in one]) for one in _drawn(len(numbers), draws, seed))
+    cut = int(0.025 * draws)
+    return means[cut], means[-1 - cut]
+
+
+@cache
+def _drawn(clusters: int, draws: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    rng = random.Random(seed)
+    return tuple(tuple(rng.choices(range(clusters), k=clusters)) for _ in range(draws))

@@ -10,6 +10,7 @@ from benchmark.errors import BenchError
 from benchmark.records import Record
 from benchmark.tables.layout import Column, Layout, layout
 from benchmark.tables.metrics import COSTS
+from benchmark.tables.pooled import Place, place, pooled, settings, too_weak
 from benchmark.tables.reading import pareto_notes
 from benchmark.tables.rows import NAMES, Row, measured_on, named, rows
 from benchmark.tables.stats import Stat
@@ -27,12 +28,14 @@ class Table:
         layout: its values.
         rows: the rows shown, in order.
         columns: the columns shown, in order.
+        left_out: settings that are not counted, since the attack did too little there.
     """
 
     name: str
     layout: Layout
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,15 @@ def make(name: str, records: Iterable[Record], planned: Iterable[Mapping[str, An
     """
     style = layout(name)
     records = [record for record in records if measured_on(record) == style.evaluate]
-    placed = [(style.rows.place(row), row) for row in rows(records, planned)]
-    shown = [(place, row.variant, row) for place, row in placed if place is not None]
+    shown = [row for row in rows(records, planned) if style.rows.place(row) is not None]
     if not shown:
         raise BenchError(f"there are no records for table '{name}'; run: {style.command}")
-    kept = tuple(row for *_, row in sorted(shown, key=lambda one: one[:2]))
-    return Table(name, style, kept, _columns(style, kept))
+    weak: set[Place] = set()
+    if style.group_by == "setting":
+        weak = too_weak(shown, style.least_asr)
+        shown = pooled([row for row in shown if place(row) not in weak], style.subject)
+    kept = tuple(sorted(shown, key=lambda row: (style.rows.place(row) or (), row.variant)))
+    return Table(name, style, kept, _columns(style, kept), tuple(sorted(map(" ".join, weak))))
 
 
 def _columns(style: Layout, kept: Sequence[Row]) -> tuple[Column, ...]:
@@ -98,15 +104,16 @@ def text(row: Row, column: Column) -> str:
         return str(getattr(row, key) or ("" if key in ("variant", "reason") else ABSENT))
     if key == "n_seeds":
         return str(len(row.seeds)) if row.seeds else ABSENT
+    if key == "n_settings":
+        return str(len(settings(row))) if row.parts else ABSENT
     if key in COSTS:
         return number(row.costs.get(key), column.decimals)
-    stat = row.stats.get(key)
-    return ABSENT if stat is None else _spread(stat, column)
+    shown, stat = number(column.number(row), column.decimals), row.stats.get(key)
+    return shown if stat is None else _spread(shown, stat, column)
 
 
-def _spread(stat: Stat, column: Column) -> str:
-    """The mean, with its deviation or interval where the column shows one."""
-    shown = number(stat.mean, column.decimals)
+def _spread(shown: str, stat: Stat, column: Column) -> str:
+    """The number, with its deviation or interval where the column shows one."""
     if column.spread and stat.sd is not None:
         return f"{shown} ± {number(stat.sd, column.decimals)}"
     if column.spread and stat.low is not None:
@@ -126,14 +133,12 @@ def number(value: float | None, decimals: int) -> str:
 def _best(table: Table, row: Row, column: Column) -> bool:
     """Whether no comparable row shows a better number; never where nothing competes."""
     rivals = table.layout.comparable(row, table.rows)
-    mine = row.mean(column.key)
+    mine = column.number(row)
     if column.better is None or mine is None or len(rivals) < 2 or row not in rivals:
         return False
     sign = 1 if column.better == "higher" else -1
     every = [
-        sign * round(one, column.decimals)
-        for r in rivals
-        if (one := r.mean(column.key)) is not None
+        sign * round(one, column.decimals) for r in rivals if (one := column.number(r)) is not None
     ]
     return sign * round(mine, column.decimals) == max(every)
 
@@ -156,7 +161,13 @@ def caption(table: Table) -> list[str]:
 def notes(table: Table) -> list[str]:
     """The footnotes: the layout's, then those that the numbers call for."""
     style = table.layout
-    return [*style.notes, *pareto_notes(table.rows, style)]
+    said = [*style.notes, *pareto_notes(table.rows, style)]
+    if table.left_out:
+        said.append(
+            f"Not counted, since undefended ASR is below {style.least_asr:g} % there: "
+            f"{'; '.join(table.left_out)}."
+        )
+    return said
 
 
 def _suites(kept: Sequence[Row], evaluate: str) -> str:
@@ -172,6 +183,10 @@ def _seeds(kept: Sequence[Row]) -> str:
     sets = sorted({row.seeds for row in kept if row.seeds})
     said = " or ".join(", ".join(str(seed) for seed in seeds) for seeds in sets) or "none done"
     lines = [f"Seeds: {said}."]
+    if any(row.parts for row in kept):
+        lines += ["Numbers are means over settings, each the mean over its seeds; brackets are"]
+        lines += ["95 % bootstrap intervals, whole settings drawn with replacement."]
+        return " ".join(lines)
     if any(len(seeds) > 1 for seeds in sets):
         lines += ["± is the sample standard deviation over seeds."]
     if any(len(seeds) == 1 for seeds in sets):
