@@ -28,7 +28,7 @@ from benchmark.store import canonical, write_atomic
 RUNTIME = ("store", "launcher", "stage", "budget", "diagnosis", "experiment")
 """Top-level keys that say how or where, not what; budget reaches components by interpolation."""
 GROUPS = ("suite", "backbone", "finetune", "peft", "attack", "merge", "defense", "stress")
-PLAN_VERSION = 2  # raised when what a plan holds changes
+PLAN_VERSION = 4  # raised when what a plan holds changes
 DEFAULT_STORE = ".lfpm-bench"
 
 
@@ -106,8 +106,10 @@ def _expand(argv: Sequence[str]) -> list[dict[str, Any]] | None:
             loader = GlobalHydra.instance().config_loader()
             params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
             parser = OverridesParser.create(config_loader=loader)
-            every = parser.parse_overrides([*params, *words])
-            axes = {one.key_or_group: _axis(one) for one in every if one.is_sweep_override()}
+            swept = [one for one in parser.parse_overrides(words) if one.is_sweep_override()]
+            # A parameter of one value is an axis of length one; Hydra's base does not hold it.
+            every = [*parser.parse_overrides(params), *swept]
+            axes = {one.key_or_group: _axis(one) for one in every}
             last = {one.key_or_group: one.value() for one in fixed}
     except (HydraException, OmegaConfBaseException):
         return None  # the long way says what is wrong
@@ -123,6 +125,8 @@ def _axis(one: Any) -> list[Any]:
     """The values of a swept word, typed as Hydra types them."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    if not one.is_sweep_override():
+        return [one.value()]
     texts = [f"{one.key_or_group}={text}" for text in one.sweep_string_iterator()]
     return [word.value() for word in OverridesParser.create().parse_overrides(texts)]
 

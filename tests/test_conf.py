@@ -111,6 +111,7 @@ SWEEPS = {
     "experiment=demo": True,
     "experiment=demo defense=none seed=range(0,3)": True,
     "experiment=phenomena": True,
+    "experiment=heldout_defenses defense=none,ft attack.adversary=flags": True,
     "merge=glob(*) seed=0,1": True,
     "merge=ties,task_arithmetic merge.scale=0.5": True,
     "attack=badnets merge.scale=0.1,0.2": True,

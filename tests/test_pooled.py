@@ -187,7 +187,7 @@ def test_the_table_says_what_it_averages_and_what_it_left_out(style: Layout) -> 
     made = [one for one in three() if one.config["attack"]["place"] == "center"]
     text = render(make("x", [*made, *weak]), "md")
     (line,) = (line for line in text.splitlines() if line.startswith("| lfpm"))
-    shown = [one.strip() for one in line.split("|")[2:-1]]
+    shown = [one.strip(" *") for one in line.split("|")[2:-1]]
     assert shown == ["3.0 [2.0, 4.0]", "4.0", "–", "2"]
     assert "Not counted, since undefended ASR is below 80 % there: " in text
     assert "badmerging_on landuse 1 top_left" in text
