@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from benchmark.records import Record
-from benchmark.tables import Layout, make, render, rows, table
+from benchmark.tables import Layout, make, render, rows, setting_of, table
 from benchmark.tables.layout import Column, layout
 from benchmark.tables.pooled import place, pooled, too_weak
 from benchmark.tables.rows import Row
@@ -140,6 +140,16 @@ def test_values_of_a_defence_still_make_rows_of_their_own() -> None:
         "defense.lr=2",
     ]
     assert one_of(found, "lfpm").variant == ""
+
+
+def test_a_setting_names_every_plant_and_nothing_else() -> None:
+    one = {"adversary": "flags", "target": 2, "place": "center", "size": 6}
+    assert setting_of({"attack": {**one, "lr": 1}}) == "flags 2 center"
+    assert setting_of({"attack": {"plants": [one, {**one, "target": 3}]}}) == (
+        "flags 2 center, flags 3 center"
+    )
+    assert setting_of({"attack": {"place": [3, 4]}}) == "[3,4]"
+    assert setting_of({}) == ""
 
 
 def test_settings_where_the_attack_did_too_little_are_named_and_not_counted() -> None:

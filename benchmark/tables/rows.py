@@ -148,8 +148,12 @@ def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
 def setting_of(config: Mapping[str, Any]) -> str:
     """Adversary, target class and trigger place of a resolved config, as far as it has them."""
     attack = config.get("attack", {})
-    known = [attack[name] for name in ("adversary", "target", "place") if name in attack]
-    return " ".join(value if isinstance(value, str) else canonical(value) for value in known)
+    keys = ("adversary", "target", "place")
+    each = [[one[key] for key in keys if key in one] for one in attack.get("plants", [attack])]
+    return ", ".join(
+        " ".join(value if isinstance(value, str) else canonical(value) for value in values)
+        for values in each
+    )
 
 
 def _row(group: Sequence[Record], variant: str) -> Row:
