@@ -19,7 +19,7 @@ from benchmark.tables.stats import Stat, over_settings
 AGAINST = {"asr_against": "asr", "ca_against": "ca"}
 """Metrics of a pooled row against the subject on the settings that both have: name -> of what."""
 Place = tuple[str, ...]
-"""Every name but the defence's, and the setting."""
+"""Every name but the defence's, the attack's last, and the setting."""
 Settings = Mapping[tuple[str, str], Sequence[Row]]
 """(attack, setting) -> its rows: one, or several if more than adversary, target, place varies."""
 
@@ -35,8 +35,9 @@ def too_weak(rows: Sequence[Row], least: float) -> set[Place]:
 
 def place(row: Row) -> Place:
     """Where a row that is not pooled was measured."""
-    names = named(row.names)
-    return (*(value for name, value in names.items() if name != "defense"), row.setting)
+    names = {name: value for name, value in named(row.names).items() if name != "defense"}
+    attack = names.pop("attack")
+    return (*names.values(), attack, row.setting)
 
 
 def pooled(rows: Sequence[Row], subject: str) -> list[Row]:
