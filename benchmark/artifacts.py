@@ -40,8 +40,7 @@ def dump_compromise(compromise: Compromise) -> Artifact:
     tensors, threats = _dump_threats(compromise.threats)
     for task, expert in compromise.experts.items():
         tensors |= above(dump_expert(expert.weights, expert.factors)[0], f"expert/{task}/")
-    info = {"info": dict(compromise.info)} if compromise.info else {}
-    return tensors, {"experts": list(compromise.experts), "threats": threats, **info}
+    return tensors, {"experts": list(compromise.experts), "threats": threats}
 
 
 def load_compromise(tensors: Mapping[str, Tensor], info: Mapping[str, Any], key: str) -> Compromise:
@@ -50,7 +49,7 @@ def load_compromise(tensors: Mapping[str, Tensor], info: Mapping[str, Any], key:
         task: load_expert(below(tensors, f"expert/{task}/"), task, f"{key}/{task}")
         for task in info["experts"]
     }
-    return Compromise(experts, _load_threats(tensors, info["threats"]), info.get("info", {}))
+    return Compromise(experts, _load_threats(tensors, info["threats"]))
 
 
 def _dump_threats(threats: Sequence[Threat]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

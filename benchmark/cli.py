@@ -37,6 +37,7 @@ def numbers(found: Sequence[Record]) -> str:
         if row.stats:
             ca, asr, floor = (row.mean(name) for name in ("ca", "asr", "asr_clean_merge"))
             where = "/".join(row.names[name] for name in ("attack", "merge", "defense"))
+            where += f" after {row.names['stress']}" if "stress" in row.names else ""
             where += f" ({row.variant})" if row.variant else ""
             lines.append(f"{where}: CA {ca:.1f} %, ASR {asr:.1f} % (clean merge {floor:.1f} %)\n")
     return "".join(lines)
@@ -52,7 +53,9 @@ def report(summary: pipeline.Summary, store: Store) -> int:
     for record in summary.records:
         if record.status != "done":
             names = record.names
-            row = f"{names['attack']}/{names['merge']}/{names['defense']} seed {record.seed}"
+            row = f"{names['attack']}/{names['merge']}/{names['defense']}"
+            row += f" after {names['stress']}" if "stress" in names else ""
+            row += f" seed {record.seed}"
             say(f"{record.status}: {row}: {record.reason}")
     for label, log in summary.logs.items():
         say(f"log of {label}: {log}")

@@ -59,9 +59,10 @@ def test_option_composes_and_builds(group, name):
 
 @pytest.mark.parametrize(("group", "name"), ALL)
 def test_every_value_is_in_the_yaml(group, name):
-    cls = locate(option(group, name)["_target_"])
+    node = node_of(group, name)
+    cls = locate(node["_target_"])
     fields = {field.name for field in dataclasses.fields(cls) if field.init}
-    assert fields == node_of(group, name).keys() - {"_target_"}
+    assert fields == node.keys() - {"_target_"}
     defaults = [f.name for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING]
     assert not defaults
 

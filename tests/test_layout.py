@@ -62,8 +62,10 @@ LIGHT = {
     "validation": (
         "from benchmark.components import *\n"
         "import benchmark.cell\n"
-        "for group in ('attack', 'merge', 'defense', 'dataset', 'backbone', 'finetune'):\n"
-        "    for name in options(group): locate(option(group, name)['_target_'])"
+        "for group in ('attack', 'merge', 'defense', 'stress', 'backbone', 'finetune'):\n"
+        "    nodes = [option(group, name) for name in options(group)]\n"
+        "    for node in nodes:  # a variant has its target from the option it varies\n"
+        "        '_target_' in node and locate(node['_target_'])"
     ),
     "pipeline and executor": "import benchmark.pipeline, benchmark.executor, benchmark.cli",
 }

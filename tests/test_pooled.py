@@ -156,7 +156,7 @@ def test_settings_where_the_attack_did_too_little_are_named_and_not_counted() ->
     made = [*three(), cell("none", 2, 70, undefended=70)]
     weak = [one for one in rows([cell("lfpm", 2, 12, undefended=70), *made[:2]]) if one.stats]
     (place_of,) = too_weak(weak, 80)
-    assert place_of == ("mini", "full", "task_arithmetic", "badmerging_on", "landuse 1 top_left")
+    assert place_of == ("mini", "task_arithmetic", "badmerging_on", "landuse 1 top_left")
     assert too_weak(weak, 70) == set()
     assert len([row for row in weak if place(row) not in too_weak(weak, 80)]) == 2
 

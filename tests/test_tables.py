@@ -108,6 +108,7 @@ def test_every_metric_of_one_record() -> None:
         "asr": 8,
         "asr_undefended": 95,
         "asr_clean_merge": 20,
+        "asr_defended_clean_merge": 5,
         "asr_excess": -12,
         "asr_did": 3,
         "asr_pretrained": 30,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from benchmark.algebra import add, cosine, task_vector
 from benchmark.components import component
+from benchmark.seeds import seed_for
 from benchmark.types import Actor, Expert, Grant, Model, StateDict, Stressed, Threat
 
 if TYPE_CHECKING:
     from benchmark.context import Context
+    from benchmark.store import Artifact
 
 TRAIN = Grant("train", labels=True)
 
@@ -28,7 +31,7 @@ class Remerge:
         task: t, whose expert is added.
         contributor: "same": the honest expert of the suite, whose task vector is in the merge
             already (unless it is the attacker's task); "another": a newcomer's, fine-tuned on the
-            same images by the same recipe with draws of its own.
+            same images by the same recipe and adapter with draws of its own.
         scale: c; 0 changes nothing.
     """
 
@@ -61,8 +64,6 @@ class Remerge:
         ctx: Context,
     ) -> Stressed:
         """Add the scaled task vector; triggers stay as they are."""
-        from dataclasses import replace
-
         honest = {expert.task: expert for expert in experts}[self.task].weights
         added = honest if self.contributor == "same" else self._newcomer(base, ctx)
         vector = task_vector(added, base)
@@ -72,21 +73,11 @@ class Remerge:
 
     def _newcomer(self, base: StateDict, ctx: Context) -> StateDict:
         """Another contributor's weights for the task: computed once per seed."""
-        from benchmark.training import finetune
+        from benchmark.contribution import contribution
 
-        def make() -> tuple[dict[str, Any], dict[str, Any]]:
-            data = ctx.images(self.task, TRAIN)
-            assert data.labels is not None
-            weights = finetune(
-                ctx.encoder,
-                base,
-                ctx.heads[self.task],
-                data.images,
-                data.labels,
-                ctx.recipe,
-                ctx.rng("finetune", self.task),
-                progress=ctx.progress,
-            )
+        def make() -> Artifact:
+            data, seed = ctx.images(self.task, TRAIN), seed_for("newcomer", ctx.seed)
+            weights, _ = contribution(base, self.task, data, ctx.narrowed(seed=seed))
             return weights, {}
 
         tensors, _ = ctx.stage("newcomer", 1, {"task": self.task}, make)

@@ -12,7 +12,7 @@ from benchmark.components import build, component, option
 from benchmark.errors import BenchError, nearest
 from benchmark.tables.metrics import COSTS, METRICS
 from benchmark.tables.pooled import AGAINST, settings
-from benchmark.tables.rows import NAMES, Row, named
+from benchmark.tables.rows import NAMES, UNSAID, Row, named
 
 OTHERS = "*"
 WORDS = (*NAMES, "variant", "sees", "status", "reason")
@@ -66,13 +66,17 @@ class Column:
 
 @component
 class Order:
-    """Which options a table shows and in which order; "*" stands for all the others, by name."""
+    """Which options a table shows and in which order; "*" stands for all the others, by name.
+
+    Stressed cells are shown only where a table names their stresses.
+    """
 
     suite: tuple[str, ...] = (OTHERS,)
     peft: tuple[str, ...] = (OTHERS,)
     attack: tuple[str, ...] = (OTHERS,)
     merge: tuple[str, ...] = (OTHERS,)
     defense: tuple[str, ...] = (OTHERS,)
+    stress: tuple[str, ...] = (UNSAID["stress"],)
 
     def place(self, row: Row) -> tuple[tuple[int, str], ...] | None:
         """The row's sort key, or None if the table does not show it."""
@@ -100,9 +104,10 @@ class Layout:
         subject_is: what must be said of it wherever it is shown.
         evaluate: which records it shows, those measured on test images or those on dev images.
         experiments: whose cells fill the table; empty: the experiment of the table's name.
-        group_by: cell: a row per cell over its seeds; setting: a row per defence over all settings.
-        least_asr: settings with a lower undefended ASR (per cent) are not counted; `group_by`
-            setting only.
+        group_by: cell: a row per cell over its seeds; setting: a row per defence over all settings;
+            worst: a row per names, of the cell with the highest ASR.
+        least_asr: settings or cells with a lower undefended ASR (per cent) are not counted;
+            `group_by` setting and worst only.
         rows: which rows, in which order.
         references: defences that are not ranked.
         within: rows are comparable if these names are equal.
@@ -120,7 +125,7 @@ class Layout:
     command: str
     evaluate: Literal["test", "dev"] = "test"
     experiments: tuple[str, ...] = ()
-    group_by: Literal["cell", "setting"] = "cell"
+    group_by: Literal["cell", "setting", "worst"] = "cell"
     least_asr: Annotated[float, Field(ge=0, le=100)] = 0.0
     rows: Order = field(default_factory=Order)
     references: tuple[str, ...] = ("none", "zero_shot", "drop_attacker")

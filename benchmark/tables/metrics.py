@@ -24,6 +24,7 @@ METRICS = (
     "asr",
     "asr_undefended",
     "asr_clean_merge",
+    "asr_defended_clean_merge",
     "asr_excess",
     "asr_did",
     "asr_pretrained",
@@ -79,6 +80,7 @@ def _under_threat(
         return _threat(evaluation, worst, field)
 
     asr, floor = count(main, "asr"), count(controls.get("clean_merge"), "asr")
+    left = count(controls.get("defended_clean_merge"), "asr")
     recall = count(main, "target_recall"), count(undefended, "target_recall")
     acc = count(main, "triggered_acc"), count(controls.get("clean_merge"), "triggered_acc")
     flips = _pooled(main, worst, "flipped"), _pooled(main, worst, "flipped_shuffled")
@@ -87,7 +89,8 @@ def _under_threat(
         "asr_undefended": _of(_threat(undefended, _worst_threat(undefended), "asr")),
         "asr_clean_merge": _of(floor),
         "asr_excess": _of(_minus(asr, floor)),
-        "asr_did": _of(_minus(asr, count(controls.get("defended_clean_merge"), "asr"))),
+        "asr_defended_clean_merge": _of(left),
+        "asr_did": _of(_minus(asr, left)),
         "asr_pretrained": _of(count(base, "asr")),
         "asr_single": _of(_threat(single, _worst_threat(single), "asr")),
         "asr_without_attacker": _of(count(without, "asr")),

@@ -13,13 +13,13 @@ from typing import Any
 
 from benchmark.store import canonical
 from benchmark.tables.metrics import COSTS, METRICS
-from benchmark.tables.rows import Row, differing, named
+from benchmark.tables.rows import UNSAID, Row, differing, named
 from benchmark.tables.stats import Stat, over_settings
 
 AGAINST = {"asr_against": "asr", "ca_against": "ca"}
 """Metrics of a pooled row against the subject on the settings that both have: name -> of what."""
 Place = tuple[str, ...]
-"""Every name but the defence's, the attack's last, and the setting."""
+"""Every name that is said but the defence's, the attack's last, and the setting."""
 Settings = Mapping[tuple[str, str], Sequence[Row]]
 """(attack, setting) -> its rows: one, or several if more than adversary, target, place varies."""
 
@@ -35,7 +35,8 @@ def too_weak(rows: Sequence[Row], least: float) -> set[Place]:
 
 def place(row: Row) -> Place:
     """Where a row that is not pooled was measured."""
-    names = {name: value for name, value in named(row.names).items() if name != "defense"}
+    said = {name: value for name, value in named(row.names).items() if value != UNSAID.get(name)}
+    names = {name: value for name, value in said.items() if name != "defense"}
     attack = names.pop("attack")
     return (*names.values(), attack, row.setting)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmark.tables.layout import Layout
 from benchmark.tables.metrics import UNDEFENDED
-from benchmark.tables.rows import DERIVED, Row, named
+from benchmark.tables.rows import DERIVED, UNSAID, Row, named
 
 
 def dominating(row: Row, rivals: Sequence[Row]) -> list[Row]:
@@ -160,7 +160,9 @@ def _same(one: Row, other: Row) -> bool:
 
 
 def _place(row: Row) -> str:
-    return f"{row.names['attack']} x {row.names['merge']}"
+    stress = named(row.names)["stress"]
+    after = "" if stress == UNSAID["stress"] else f" after {stress}"
+    return f"{row.names['attack']} x {row.names['merge']}{after}"
 
 
 def _label(row: Row) -> str:

@@ -15,8 +15,8 @@ from benchmark.store import canonical
 from benchmark.tables.metrics import COSTS, METRICS, UNDEFENDED, costs, measures
 from benchmark.tables.stats import Stat, over_seeds
 
-NAMES = ("suite", "peft", "attack", "merge", "defense")
-UNSAID = {"peft": "full"}
+NAMES = ("suite", "peft", "attack", "merge", "stress", "defense")
+UNSAID = {"peft": "full", "stress": "none"}
 """What it means that a record does not name an option of a group."""
 DERIVED = {
     "zero_shot": ("pretrained", "no expert is used: the pre-trained model"),
@@ -32,9 +32,10 @@ class Row:
     """One cell over its seeds.
 
     Attributes:
-        names: suite, peft, attack, merge, defense.
+        names: suite, peft, attack, merge, stress, defense.
         variant: the values in which cells of equal names differ, "" where there is one cell.
-        status: done, partial (some seeds are not done), skipped, not_implanted, failed, missing.
+        status: done, partial (some seeds are not done), skipped, not_implanted, failed, missing;
+            of a worst case that never was an attack: not counted.
         reason: why, by seed, for any status but done.
         seeds: the seeds that are done.
         needs: what attack, merge and defence were allowed to see.

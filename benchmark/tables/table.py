@@ -14,6 +14,7 @@ from benchmark.tables.pooled import Place, place, pooled, settings, too_weak
 from benchmark.tables.reading import pareto_notes
 from benchmark.tables.rows import NAMES, Row, measured_on, named, rows
 from benchmark.tables.stats import Stat
+from benchmark.tables.worst import worst, worst_note
 
 EMBEDDED = "mini"
 ABSENT = "–"
@@ -63,6 +64,8 @@ def make(name: str, records: Iterable[Record], planned: Iterable[Mapping[str, An
     if style.group_by == "setting":
         weak = too_weak(shown, style.least_asr)
         shown = pooled([row for row in shown if place(row) not in weak], style.subject)
+    elif style.group_by == "worst":
+        shown = worst(shown, style.least_asr)
     kept = tuple(sorted(shown, key=lambda row: (style.rows.place(row) or (), row.variant)))
     return Table(name, style, kept, _columns(style, kept), tuple(sorted(map(" ".join, weak))))
 
@@ -167,6 +170,8 @@ def notes(table: Table) -> list[str]:
             f"Not counted, since undefended ASR is below {style.least_asr:g} % there: "
             f"{'; '.join(table.left_out)}."
         )
+    if style.group_by == "worst" and (note := worst_note(table.rows, style.references)):
+        said.append(note)
     return said
 
 
