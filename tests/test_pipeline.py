@@ -90,6 +90,20 @@ def test_a_defended_cell_has_its_line_and_both_ends_are_the_models(store):
                 assert (bits[0] == bits[1]).all(), (scale, name)
 
 
+def test_development_measures_dev_images_beyond_the_granted_ones(store):
+    words = ["attack=badnets", "merge=task_arithmetic", "defense=scale_lambda"]
+    done = bench("run", *words, "suite.evaluate=dev", *WORDS, *ATTACKS, store=store)
+    assert done.returncode == 0, done.stderr
+    dev = {key: one for key, one in read(store).items() if one.config["suite"]["evaluate"] == "dev"}
+    (record,) = dev.values()
+    evaluations = [record.main, *(point.evaluation for point in record.curve)]
+    # 24 dev images, of which methods are granted 12.
+    totals = {one.total for each in evaluations if each for one in each.clean.values()}
+    assert (len(evaluations), totals) == (4, {12})
+    for key in dev:  # the other tests count the results
+        (store / "records" / f"{key}.json").unlink()
+
+
 def test_controls_are_shared_and_hits_are_kept(store):
     found = read(store).values()
     assert len({record.controls["pretrained"].key for record in found}) == 1

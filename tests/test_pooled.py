@@ -216,6 +216,8 @@ def test_what_was_not_run_yet_is_said_with_its_setting(style: Layout) -> None:
     ]  # fmt: skip
     assert found[1].reason == "badmerging_on flags 1 top_left: not run yet: seed 0"
     assert found[1].mean("asr") == 70
+    more = [{**planned[0], "setting": f"flags {at} center", "key": f"k{at}"} for at in range(4)]
+    assert make("x", three(), more).rows[0].reason == "4 settings: not run yet: seed 0"
 
 
 def test_rows_over_other_settings_do_not_compete(style: Layout) -> None:

@@ -18,6 +18,8 @@ from benchmark.tables.stats import Stat, over_settings
 
 AGAINST = {"asr_against": "asr", "ca_against": "ca"}
 """Metrics of a pooled row against the subject on the settings that both have: name -> of what."""
+NAMED = 3
+"""So many settings that are not done for one reason are named, more are counted."""
 Place = tuple[str, ...]
 """Every name that is said but the defence's, the attack's last, and the setting."""
 Settings = Mapping[tuple[str, str], Sequence[Row]]
@@ -91,12 +93,24 @@ def _pool(group: Sequence[Row], attacks: str, variant: str) -> Row:
     return replace(
         bare,
         status="done" if not rest else "partial" if done else rest[0].status,
-        reason="; ".join(f"{row.names['attack']} {row.setting}: {row.reason}" for row in rest)
-        or None,
+        reason=_reasons(rest) or None,
         seeds=tuple(sorted({seed for row in done for seed in row.seeds})),
         needs=(done or group)[0].needs,
         stats={name: over_settings(ones) for name, ones in known.items() if ones},
         costs={name: _mean([row.costs.get(name) for row in done]) for name in COSTS},
+    )
+
+
+def _reasons(rest: Sequence[Row]) -> str:
+    """Why rows are not done; where many share a reason, how many."""
+    where: dict[str, list[str]] = {}
+    for row in rest:
+        where.setdefault(row.reason or row.status, []).append(
+            f"{row.names['attack']} {row.setting}"
+        )
+    return "; ".join(
+        f"{', '.join(ones) if len(ones) <= NAMED else f'{len(ones)} settings'}: {reason}"
+        for reason, ones in where.items()
     )
 
 
