@@ -48,11 +48,33 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def option(group: str, name: str) -> dict[str, Any]:
-    """The raw YAML of an option (interpolations unresolved)."""
+    """The YAML of an option (interpolations unresolved), over the options of its group it extends.
+
+    What its defaults list takes from other groups or elsewhere is not followed.
+    """
     known = options(group)
     if name not in known:
         raise BenchError(f"unknown {group} '{name}'{nearest(name, known)}")
-    return dict(_read(CONF / group / f"{name}.yaml"))
+    node = dict(_read(CONF / group / f"{name}.yaml"))
+    entries = node.get("defaults", ())
+    parents = [entry for entry in entries if isinstance(entry, str) and entry in known]
+    if not parents:
+        return node
+    del node["defaults"]
+    for parent in reversed(parents):
+        node = _over(option(group, parent), node)
+    return node
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested mappings in one; `above` wins."""
+    both = {
+        key: _over(below[key], value)
+        if isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
+        else value
+        for key, value in above.items()
+    }
+    return {**below, **both}
 
 
 def locate(target: str) -> type:
