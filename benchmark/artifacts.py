@@ -40,7 +40,8 @@ def dump_compromise(compromise: Compromise) -> Artifact:
     tensors, threats = _dump_threats(compromise.threats)
     for task, expert in compromise.experts.items():
         tensors |= above(dump_expert(expert.weights, expert.factors)[0], f"expert/{task}/")
-    return tensors, {"experts": list(compromise.experts), "threats": threats}
+    info = {"info": dict(compromise.info)} if compromise.info else {}
+    return tensors, {"experts": list(compromise.experts), "threats": threats, **info}
 
 
 def load_compromise(tensors: Mapping[str, Tensor], info: Mapping[str, Any], key: str) -> Compromise:
@@ -49,7 +50,7 @@ def load_compromise(tensors: Mapping[str, Tensor], info: Mapping[str, Any], key:
         task: load_expert(below(tensors, f"expert/{task}/"), task, f"{key}/{task}")
         for task in info["experts"]
     }
-    return Compromise(experts, _load_threats(tensors, info["threats"]))
+    return Compromise(experts, _load_threats(tensors, info["threats"]), info.get("info", {}))
 
 
 def _dump_threats(threats: Sequence[Threat]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

@@ -157,6 +157,9 @@ def assemble(cell: Cell, store: Store) -> Record:
     cost = {"defense": made["made"], "evaluation": sidecars["main"]["made"]}
     stressed = cell.stressed("main")
     told = {"stress": store.info("stress", key_of(*stressed))["info"]["info"]} if stressed else {}
+    planted = cell.compromise()
+    attacked = store.info(planted[0], key_of(*planted))["info"].get("info")
+    told |= {"attack": attacked} if attacked else {}
     return _record(
         cell,
         status="not_implanted" if reason else "done",

@@ -95,10 +95,15 @@ class Threat:
 
 @dataclass(frozen=True, slots=True)
 class Compromise:
-    """The experts an attack replaced (by task) and the threats they carry."""
+    """The experts an attack replaced (by task) and the threats they carry.
+
+    `info` is plain JSON about the attack (how far the upload is from an honest one); it lands in
+    the record.
+    """
 
     experts: Mapping[str, Expert]
     threats: tuple[Threat, ...]
+    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
