@@ -28,7 +28,7 @@ from benchmark.diagnostics.command import _cells
 from benchmark.diagnostics.figures import drawings
 from benchmark.diagnostics.findings import Curve, CurvePoint, Findings, Layer, Sheet
 from benchmark.diagnostics.measure import unseen
-from benchmark.diagnostics.settings import Beside, words_beside
+from benchmark.diagnostics.settings import Beside, Diagnosis, words_beside
 from benchmark.diagnostics.sheets import (
     CONTENT,
     GAP,
@@ -399,6 +399,19 @@ def test_the_report_of_a_folder_finds_its_diagnoses(made, tmp_path, capsys):
 def test_several_cells_are_refused(tmp_path, capsys):
     assert main(["diagnose", "seed=0,1", f"store={tmp_path}"]) == 2
     assert "add -m" in capsys.readouterr().err
+
+
+def test_cells_beside_are_told_apart(tmp_path):
+    plan = plan_of(["defense=ibvs"], tmp_path)
+
+    def labels(**beside: str) -> list[str]:
+        others = tuple(Beside(label=k, words=(f"defense={v}",)) for k, v in beside.items())
+        settings = Diagnosis(alpha=0.5, images=1, beside=others)
+        return list(_cells(["defense=ibvs", f"store={tmp_path}"], plan.configs[0], settings))
+
+    assert labels(same="ibvs", first="none", again="none") == ["ibvs", "first"]
+    with pytest.raises(BenchError, match="two cells are called 'ibvs'"):
+        labels(ibvs="none")
 
 
 def test_a_folder_that_cannot_be_written_is_named(made, tmp_path, capsys):

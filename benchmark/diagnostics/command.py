@@ -74,8 +74,11 @@ def _cells(words: Sequence[str], node: Mapping[str, Any], settings: Diagnosis) -
         if plan is None or len(plan.configs) != 1:
             raise BenchError(f"diagnosis.beside: {join(other.words)} does not name one cell")
         cell = cell_from(plan.configs[0])
-        if cell.key not in {one.key for one in cells.values()}:
-            cells[other.label] = cell
+        if cell.key in {one.key for one in cells.values()}:
+            continue
+        if other.label in cells:
+            raise BenchError(f"diagnosis.beside: two cells are called '{other.label}'; rename one")
+        cells[other.label] = cell
     return cells
 
 
