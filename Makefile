@@ -21,9 +21,9 @@ lint: $(READY)            ## format, lint, types, import contracts
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-results: $(READY)         ## regenerate results/ (an hour on two cores; computes what the store lacks)
+results: $(READY)         ## regenerate results/ (hours on two cores; computes what the store lacks)
 	$(BIN)/lfpm-bench demo seed=0,1,2 --out results/demo --adopt results/demo/records
-	for name in attacks_defenses phenomena; do \
+	for name in heldout_lfpm phenomena; do \
 		$(BIN)/lfpm-bench run -m experiment=$$name && \
 		$(BIN)/lfpm-bench tables $$name -f md,csv,json --out results/$$name --adopt results/$$name/records || exit 1; \
 	done
