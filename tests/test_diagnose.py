@@ -320,6 +320,10 @@ def test_the_report_takes_a_diagnosis_in(tmp_path):
     assert "http" not in text
     for words in ("signs: &lt;left&gt;", "ibvs (it failed)", "0.999 ± 0.010", "diagnose &lt;x&gt;"):
         assert words in text
+    assert "(commit 0123456789)" in text
+    assert "(commit unknown)" in render_report(
+        Page(tables=[], diagnoses=[folder(tmp_path / "outside", found(made={"commit": None}))])
+    )
     assert text.count("<svg") == 4
     assert "Looked at" not in render_report(Page(tables=[]))
 

@@ -31,7 +31,7 @@ def section(findings: Findings, folder: Path) -> dict[str, Any]:
         "sheets": [(one.caption, _uri(folder / one.file)) for one in findings.sheets],
         "missing": sorted(findings.missing.items()),
         "command": findings.command,
-        "commit": str(findings.made.get("commit"))[:10],
+        "commit": (findings.made.get("commit") or "unknown")[:10],
     }
 
 
