@@ -62,7 +62,8 @@ LIGHT = {
     "validation": (
         "from benchmark.components import *\n"
         "import benchmark.cell\n"
-        "for group in ('attack', 'merge', 'defense', 'stress', 'backbone', 'finetune'):\n"
+        "groups = 'attack merge defense stress dataset backbone finetune peft'\n"
+        "for group in groups.split():\n"
         "    nodes = [option(group, name) for name in options(group)]\n"
         "    for node in nodes:  # a variant has its target from the option it varies\n"
         "        '_target_' in node and locate(node['_target_'])"
