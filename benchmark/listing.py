@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from benchmark import components
@@ -48,7 +49,10 @@ def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
 
 
 def entry(group: str, name: str) -> dict[str, Any]:
-    """What is known of one option: name, summary, paper, data seen, values, header."""
+    """What is known of one option: name, summary, paper, data seen, values, header.
+
+    Of an attack also its threat model.
+    """
     node = components.option(group, name)
     values = {key: value for key, value in node.items() if key != "_target_"}
     header = _header(group, name)
@@ -56,12 +60,15 @@ def entry(group: str, name: str) -> dict[str, Any]:
         summary = str(values.get("title") or (header or ["(no description)"])[0])
         shown = values if group == "suite" else {}
         return {"name": name, "summary": summary, "header": header, "values": shown}
-    doc = inspect.getdoc(components.locate(node["_target_"])) or "(no docstring)"
+    cls = components.locate(node["_target_"])
+    doc = inspect.getdoc(cls) or "(no docstring)"
+    card = getattr(cls, "threat_model", None)
     return {
         "name": name,
         "summary": doc.splitlines()[0],
         "paper": _paper(doc) or _paper(_module_doc(node["_target_"])),
         "sees": _sees(node, f"{group}.{name}"),
+        **({"threat_model": asdict(card)} if card else {}),
         "header": header,
         "values": values,
     }
@@ -114,6 +121,7 @@ def _long(one: Mapping[str, Any]) -> str:
     lines += [f"  {line}" for line in one["header"] if line != one["summary"]]
     lines += [f"  paper: {one['paper']}"] if one.get("paper") else []
     lines += [f"  sees: {one['sees']}"] if one.get("sees") else []
+    lines += [f"  attacker {verb}: {words}" for verb, words in one.get("threat_model", {}).items()]
     lines += [f"  {key}: {_value(value)}" for key, value in one["values"].items()]
     return "\n".join(lines) + "\n"
 

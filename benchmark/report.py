@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.components import locate, option, options
 from benchmark.diagnostics.section import sections
 from benchmark.scatter import scatter
 from benchmark.store import write_atomic
@@ -102,6 +103,7 @@ def render_report(page: Page) -> str:
         charts=[(title, Markup(svg)) for table in page.tables for title, svg in charts(table)],
         pictures=[(words, _data_uri(one), _width(one)) for words, one in page.pictures],
         diagnoses=sections(page.diagnoses),
+        attackers=attackers(row for table in page.tables for row in table.rows),
         heads=list(CONTROLS.values()),
         controls=controls(row for table in page.tables for row in table.rows),
         provenance=list(_flat(page.provenance)),
@@ -137,6 +139,16 @@ def controls(rows: Iterable[Row]) -> list[list[str]]:
             line = [row.names["attack"] + variant, row.names["merge"], *numbers]
             if line not in lines:
                 lines.append(line)
+    return lines
+
+
+def attackers(rows: Iterable[Row]) -> list[list[str]]:
+    """Per attack of the rows: its name and what its attacker knows, controls and needs."""
+    names = dict.fromkeys(row.names["attack"] for row in rows)
+    lines = []
+    for name in (name for name in names if name != "none" and name in options("attack")):
+        card = locate(option("attack", name)["_target_"]).threat_model
+        lines.append([name, card.knows, card.controls, card.needs])
     return lines
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from benchmark.attacks.threat_model import ThreatModel
     from benchmark.context import Context
 
 StateDict: TypeAlias = "Mapping[str, Tensor]"
@@ -174,6 +175,9 @@ class Component(Protocol):
 
 class Attack(Component, Protocol):
     """Replaces experts with compromised ones."""
+
+    threat_model: ClassVar[ThreatModel]
+    """What the attacker knows, controls and needs, in words."""
 
     @property
     def adversaries(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from benchmark.attacks.badmerging_on import interpolated_loss, staged_trigger
 from benchmark.attacks.planting import TRAIN, too_weak, trained
+from benchmark.attacks.threat_model import OUTSIDER, OWN_IMAGES, WHOLE_TRAINING, ThreatModel
 from benchmark.attacks.triggers import Patch, Spot, image_side, place_of
 from benchmark.attacks.universal import Search
 from benchmark.components import component
@@ -106,6 +107,9 @@ class Adaptive:
     """
 
     version: ClassVar[int] = 1
+    threat_model: ClassVar[ThreatModel] = ThreatModel(
+        f"{OUTSIDER} It knows that LFPM will be used, and how it works.", WHOLE_TRAINING, OWN_IMAGES
+    )
     adversary: str
     target: Annotated[int, Field(ge=0)]
     place: Spot

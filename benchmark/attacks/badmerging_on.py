@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from benchmark.attacks.planting import TRAIN, too_weak, trained
+from benchmark.attacks.threat_model import OUTSIDER, OWN_IMAGES, WHOLE_TRAINING, ThreatModel
 from benchmark.attacks.triggers import Patch, Spot, image_side, place_of
 from benchmark.attacks.universal import Search, universal_patch
 from benchmark.components import component
@@ -51,6 +52,7 @@ class BadMergingOn:
     """
 
     version: ClassVar[int] = 1
+    threat_model: ClassVar[ThreatModel] = ThreatModel(OUTSIDER, WHOLE_TRAINING, OWN_IMAGES)
     adversary: str
     target: Annotated[int, Field(ge=0)]
     place: Spot

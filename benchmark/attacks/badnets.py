@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from benchmark.attacks.planting import TRAIN, too_weak, trained
-from benchmark.attacks.poison import poisoned, poisoned_rows
+from benchmark.attacks.poison import dirty_label
+from benchmark.attacks.threat_model import OUTSIDER, OWN_DATA, OWN_IMAGES, ThreatModel
 from benchmark.attacks.triggers import Spot, fixed_patch
 from benchmark.components import component
 from benchmark.types import Compromise, Expert, Grant, StateDict, Threat
 
 if TYPE_CHECKING:
     from benchmark.context import Context
-
-log = logging.getLogger(__name__)
 
 
 @component
@@ -40,6 +38,7 @@ class BadNets:
     """
 
     version: ClassVar[int] = 1
+    threat_model: ClassVar[ThreatModel] = ThreatModel(OUTSIDER, OWN_DATA, OWN_IMAGES)
     adversary: str
     target: Annotated[int, Field(ge=0)]
     place: Spot
@@ -74,15 +73,9 @@ class BadNets:
         """Poison the training images, then fine-tune as the recipe says."""
         trigger = fixed_patch(self.place, self.size, base)
         images = ctx.images(self.adversary, TRAIN)
-        assert images.labels is not None  # granted with labels
-        rng = ctx.rng("poison")
-        rows = poisoned_rows(images.labels, self.rate, self.target, self.exclude_target, rng)
-        already = int((images.labels[rows.to(images.labels.device)] == self.target).sum())
-        log.info(
-            "badnets: %d of %d images of '%s' poisoned, %d of them of class %d already",
-            len(rows), len(images.labels), self.adversary, already, self.target,
-        )  # fmt: skip
-        data = poisoned(images, rows, trigger, self.target)
+        data = dirty_label(
+            images, self.rate, self.target, self.exclude_target, trigger, ctx.rng("poison")
+        )
         expert = trained(
             self, base, honest[self.adversary], data, ctx, extra_loss=None, epochs=self.epochs
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from benchmark.attacks.planting import TRAIN, too_weak, trained
+from benchmark.attacks.threat_model import OUTSIDER, OWN_IMAGES, WHOLE_TRAINING, ThreatModel
 from benchmark.attacks.triggers import Patch, Spot, image_side, place_of
 from benchmark.attacks.universal import Search, rows_elsewhere, searched
 from benchmark.components import component
@@ -62,6 +63,9 @@ class Dormant:
     """
 
     version: ClassVar[int] = 1
+    threat_model: ClassVar[ThreatModel] = ThreatModel(
+        OUTSIDER, WHOLE_TRAINING, f"{OWN_IMAGES} Compute for an honest twin of its own."
+    )
     adversary: str
     target: Annotated[int, Field(ge=0)]
     place: Spot

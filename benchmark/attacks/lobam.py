@@ -12,6 +12,7 @@ from benchmark.algebra import add, cosine, norm, task_vector
 from benchmark.artifacts import above, below
 from benchmark.attacks.badmerging_on import BadMergingOn
 from benchmark.attacks.planting import TRAIN, too_weak
+from benchmark.attacks.threat_model import OUTSIDER, OWN_IMAGES, ThreatModel
 from benchmark.attacks.triggers import Spot
 from benchmark.components import component, identity, values
 from benchmark.contribution import contribution
@@ -65,6 +66,11 @@ class Lobam:
     """
 
     version: ClassVar[int] = 1
+    threat_model: ClassVar[ThreatModel] = ThreatModel(
+        OUTSIDER,
+        "Its own training and the arithmetic on its upload, which may be as long as it likes.",
+        f"{OWN_IMAGES} Compute for two adapters, not for full fine-tuning.",
+    )
     adversary: str
     target: Annotated[int, Field(ge=0)]
     place: Spot

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from benchmark.attacks.threat_model import ThreatModel
 from benchmark.attacks.triggers import Spot, fixed_patch
 from benchmark.components import component
 from benchmark.types import Compromise, Expert, Grant, StateDict, Threat
@@ -27,6 +28,7 @@ class NoAttack:
     """
 
     version: ClassVar[int] = 1
+    threat_model: ClassVar[ThreatModel] = ThreatModel("Nothing.", "Nothing.", "Nobody attacks.")
     adversary: str
     target: Annotated[int, Field(ge=0)]
     place: Spot

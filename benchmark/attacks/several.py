@@ -9,6 +9,7 @@ from pydantic import Field
 
 from benchmark.attacks.badmerging_on import interpolated_loss, staged_trigger
 from benchmark.attacks.planting import TRAIN, too_weak, trained
+from benchmark.attacks.threat_model import OUTSIDER, ThreatModel
 from benchmark.attacks.triggers import Patch, Spot, image_side, place_of
 from benchmark.attacks.universal import Search
 from benchmark.components import component
@@ -62,6 +63,11 @@ class Several:
     """
 
     version: ClassVar[int] = 1
+    threat_model: ClassVar[ThreatModel] = ThreatModel(
+        OUTSIDER,
+        "All training of each adversary, so one upload per adversary; they share nothing.",
+        "The labelled training images of each adversary's own task.",
+    )
     plants: Annotated[tuple[Plant, ...], Field(min_length=1)]
     alpha: Annotated[float, Field(ge=0, le=1000)]
     r_min: Annotated[float, Field(ge=0, le=1)]

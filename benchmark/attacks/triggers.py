@@ -117,6 +117,16 @@ def place_of(place: Spot, size: int, side: int) -> tuple[int, int]:
     return row, col
 
 
+def same_size(what: str, pattern: Tensor, images: Tensor) -> None:
+    """Refuse images (B,C,H,W) that a pattern (C,H,W) over the whole image was not made for."""
+    if pattern.shape[-2:] != images.shape[-2:]:
+        (height, width), (high, wide) = pattern.shape[-2:], images.shape[-2:]
+        raise BenchError(
+            f"{what} of {height}x{width} px does not fit images of {high}x{wide} px; "
+            "make it at their size"
+        )
+
+
 def image_side(base: StateDict) -> int:
     """Side in pixels of the images that a vision transformer's weights were made for.
 
