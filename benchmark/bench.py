@@ -29,7 +29,6 @@ from benchmark.components import role
 from benchmark.context import Context, Progress
 from benchmark.contribution import contribution
 from benchmark.data.generate import generate
-from benchmark.errors import BenchError
 from benchmark.evaluation import TestSet, evaluate
 from benchmark.measuring import measure, measure_curve
 from benchmark.memoised import Incompatible, Memoised
@@ -226,43 +225,39 @@ class Bench:
             return self.merged(side)
 
         def make() -> Artifact:
-            memoised: Merge = Memoised(self, side)  # type: ignore[assignment]
             if reason := defense.accepts(self.cell.merge):
                 raise Incompatible(reason)
+            model = self.merged(side)
+            memoised: Merge = Memoised(self, side, model)  # type: ignore[assignment]
             ctx = self.context(role("defense", defense), defense.needs, self.cell.suite.tasks)
-            return dump_model(defense(memoised, self.base, self.experts(side), ctx))
+            served = ctx.narrowed(adapters=model.adapters)
+            return dump_model(defense(memoised, self.base, self.experts(side), served))
 
         return self._model(*self._stage(stage, make))
 
     def _model(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Model:
         return load_model(self._on_device(tensors), info)
 
-    def weights(self, subject: str) -> Mapping[str, Tensor]:
-        """The weights of one of `cell.subjects()`."""
-        model: dict[str, Callable[[], Mapping[str, Tensor]]] = {
-            "main": lambda: self._plain(self.defended("attacked")),
-            "undefended": lambda: self._plain(self.merged("attacked")),
-            "pretrained": lambda: self.base,
-            "clean_merge": lambda: self._plain(self.merged("clean")),
-            "defended_clean_merge": lambda: self._plain(self.defended("clean")),
-            "honest_single": lambda: self.expert(self.cell.single_task).weights,
+    def model(self, subject: str) -> Model:
+        """One of `cell.subjects()`."""
+        model: dict[str, Callable[[], Model]] = {
+            "main": lambda: self.defended("attacked"),
+            "undefended": lambda: self.merged("attacked"),
+            "pretrained": lambda: Model(self.base),
+            "clean_merge": lambda: self.merged("clean"),
+            "defended_clean_merge": lambda: self.defended("clean"),
+            "honest_single": lambda: Model(self.expert(self.cell.single_task).weights),
             "attacker_single": lambda: self._attacker(),
-            "without_attacker": lambda: self._plain(self.merged("without")),
+            "without_attacker": lambda: self.merged("without"),
         }
         return model[subject]()
 
-    def _attacker(self) -> Mapping[str, Tensor]:
-        return self.compromise().experts[self.cell.single_task].weights
-
-    @staticmethod
-    def _plain(model: Model) -> Mapping[str, Tensor]:
-        if model.adapters:
-            raise BenchError("per-task adapters are not evaluated yet; use a merge without them")
-        return model.encoder
+    def _attacker(self) -> Model:
+        return Model(self.compromise().experts[self.cell.single_task].weights)
 
     def stressed(self, subject: str) -> Stressed:
         """A subject and its threats as they are measured: after the stress, if there is one."""
-        model, stage = Model(self.weights(subject)), self.cell.stressed(subject)
+        model, stage = self.model(subject), self.cell.stressed(subject)
         if stage is None:
             return Stressed(model, self.compromise().threats)
         tensors, info = self._stage(stage, lambda: stress(self, model))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import AccessDenied
+from benchmark.models.heads import behind
 from benchmark.seeds import generator
 from benchmark.store import Artifact
 from benchmark.types import Grant, Images, StateDict
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmark.models.encoder import Encoder
+    from benchmark.models.heads import Head
     from benchmark.models.lora import Lora
     from benchmark.training import Recipe
 
@@ -38,7 +40,8 @@ class Context:
         role: e.g. ("defense", "lfpm"); part of the name of every random draw.
         seed: the cell's seed.
         encoder: the image tower as a function of (weights, images); counts the images it sees.
-        heads: task -> (C,D) zero-shot head, rows times the logit scale.
+        heads: task -> (C,D) zero-shot head, rows times the logit scale. Contributors train
+            against these; for what a merged model says of an image ask `classifier`.
         recipe: how contributors fine-tune; the public knowledge of everyone.
         peft: the adapter that contributors train instead of every weight; None: full fine-tuning.
         device: where tensors should live.
@@ -46,6 +49,8 @@ class Context:
         visible: tasks whose images it may ask for (an attacker: only its own).
         scope: plain JSON naming the suite; part of every stage's key.
         progress: called with (done, total) on long work.
+        adapters: task -> the adapter that the model at hand brings for it, for a component that is
+            handed one: a defence the undefended merge, a stress the model it changes.
     """
 
     role: tuple[str, ...]
@@ -61,6 +66,15 @@ class Context:
     progress: Progress
     _split: Callable[[str, str], tuple[Tensor, Tensor]]
     _stage: Callable[[str, int, Mapping[str, Any], Callable[[], Artifact]], Artifact]
+    adapters: Mapping[str, StateDict] = field(default_factory=dict)
+
+    def classifier(self, task: str) -> Head:
+        """The task's head as the model at hand uses it: behind its adapter, where it has one.
+
+        A defence that merges other experts than it was given narrows its context to the `adapters`
+        of what it then has.
+        """
+        return behind(self.heads[task], self.adapters.get(task))
 
     def rng(self, *name: str | int) -> torch.Generator:
         """A generator that depends on the seed, the component and `name` only.

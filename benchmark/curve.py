@@ -9,7 +9,7 @@ import torch
 
 from benchmark.evaluation import Hits, TestSet, evaluate
 from benchmark.records import Point
-from benchmark.types import StateDict, Threat
+from benchmark.types import Model, StateDict, Threat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,9 +26,23 @@ def blend(start: StateDict, end: StateDict, scale: float) -> dict[str, Tensor]:
     return {name: torch.lerp(value, end[name], scale) for name, value in start.items()}
 
 
+def between(start: Model, end: Model, scale: float) -> Model:
+    """The model at s: encoder and adapters blended. A missing adapter counts as `up` = 0."""
+    adapters: dict[str, StateDict] = {}
+    for task in {**start.adapters, **end.adapters}:
+        first, last = start.adapters.get(task), end.adapters.get(task)
+        adapters[task] = blend(first or _off(last or {}), last or _off(first or {}), scale)
+    return Model(blend(start.encoder, end.encoder, scale), adapters)
+
+
+def _off(adapter: StateDict) -> dict[str, Tensor]:
+    """The same adapter, switched off."""
+    return {**adapter, "up": torch.zeros_like(adapter["up"])}
+
+
 def measure_line(
     encoder: Encoder,
-    ends: tuple[StateDict, StateDict],
+    ends: tuple[Model, Model],
     scales: Sequence[float],
     tests: Mapping[str, TestSet],
     threats: Sequence[Threat],
@@ -39,7 +53,7 @@ def measure_line(
 
     Args:
         encoder: the image tower.
-        ends: weights at s = 0 and at s = 1.
+        ends: the models at s = 0 and at s = 1.
         scales: s, each once.
         tests: task -> test set.
         threats: the triggers to try.
@@ -50,8 +64,10 @@ def measure_line(
     """
     points, hits = [], {}
     for done, scale in enumerate(scales):
-        weights = blend(*ends, scale)
-        counts, found = evaluate(encoder, weights, tests, threats, flip_images=0)
+        model = between(*ends, scale)
+        counts, found = evaluate(
+            encoder, model.encoder, tests, threats, adapters=model.adapters, flip_images=0
+        )
         points.append(Point(scale, counts))
         hits |= {f"{scale}/{name}": hit for name, hit in found.items()}
         if progress is not None:

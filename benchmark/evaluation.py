@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmark.models.heads import logits
+from benchmark.models.heads import Head, behind, logits
 from benchmark.records import Count, Evaluation, ThreatCounts
 from benchmark.seeds import generator
 from benchmark.types import StateDict, Threat, Trigger
@@ -29,7 +29,7 @@ Hits = dict[str, "Tensor"]
 
 @dataclass(frozen=True)
 class TestSet:
-    """Test images (N,3,H,W) uint8, labels (N,) int64 and head (C,D) of one task."""
+    """Test images (N,3,H,W) uint8, labels (N,) int64 and zero-shot head (C,D) of one task."""
 
     __test__ = False  # not a pytest class
 
@@ -44,6 +44,7 @@ def evaluate(
     tests: Mapping[str, TestSet],
     threats: Sequence[Threat],
     *,
+    adapters: Mapping[str, StateDict] | None = None,
     flip_images: int,
     batch: int = 250,
     progress: Progress | None = None,
@@ -55,6 +56,7 @@ def evaluate(
         weights: its weights.
         tests: task -> test set; a threat whose task is missing here is an error.
         threats: the triggers to try, each against its task's target class.
+        adapters: task -> the adapter that the model brings for it, if any.
         flip_images: how many images of each other task also get the trigger; with 0 no flips are
             counted.
         batch: test images per encoder call and variant.
@@ -68,7 +70,8 @@ def evaluate(
     hits: Hits = {}
     with torch.no_grad():
         for done, (task, test) in enumerate(tests.items()):
-            hits |= _task_hits(encoder, weights, task, test, threats, flip_images, batch)
+            head = behind(test.head, (adapters or {}).get(task))
+            hits |= _task_hits(encoder, weights, task, test, head, threats, flip_images, batch)
             if progress is not None:
                 progress(done + 1, len(tests))
     clean = {task: _count(hits[f"clean/{task}"]) for task in tests}
@@ -81,6 +84,7 @@ def _task_hits(
     weights: StateDict,
     task: str,
     test: TestSet,
+    head: Head,
     threats: Sequence[Threat],
     flip_images: int,
     batch: int,
@@ -96,7 +100,7 @@ def _task_hits(
             if everywhere or start < flip_images
         }
         stacked = torch.cat(list(wanted.values()))
-        predicted = logits(encoder(weights, stacked), test.head).argmax(1)
+        predicted = logits(encoder(weights, stacked), head).argmax(1)
         for name, part in zip(wanted, predicted.split(len(images)), strict=True):
             parts[name].append(part)
     found = {name: torch.cat(part) for name, part in parts.items() if part}

@@ -30,6 +30,7 @@ def measure(bench: Bench, subject: str) -> Artifact:
         measured.model.encoder,
         tests,
         measured.threats,
+        adapters=measured.model.adapters,
         flip_images=suite.flip_images,
         progress=bench.progress,
     )
@@ -39,7 +40,7 @@ def measure(bench: Bench, subject: str) -> Artifact:
 def measure_curve(bench: Bench) -> Artifact:
     """Packed hits and counts of every point of the suite's curve, on its curve images."""
     suite = bench.cell.suite
-    ends = bench.weights("undefended"), bench.weights("main")
+    ends = bench.model("undefended"), bench.model("main")
     tests = {task: _images(bench, task, suite.curve_images) for task in suite.tasks}
     threats = bench.compromise().threats
     points, hits = measure_line(

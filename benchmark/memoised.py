@@ -18,15 +18,16 @@ class Incompatible(Exception):
 
 @dataclass(frozen=True)
 class Memoised:
-    """A merge whose result for one side's experts is kept in the store."""
+    """A merge whose result for one side's experts, `model`, is there already."""
 
     bench: Bench
     side: str
+    model: Model
 
     def __call__(self, base: StateDict, experts: Sequence[Expert], ctx: Context) -> Model:
-        """Load the undefended merge of this side, or merge other experts afresh."""
+        """The undefended merge of this side, or a merge of other experts, made afresh."""
         if [expert.key for expert in experts] == [e.key for e in self.bench.experts(self.side)]:
-            return self.bench.merged(self.side)
+            return self.model
         return self.bench.cell.merge(base, experts, self.bench.merge_context())
 
     def accepts(self, experts: Sequence[Expert]) -> str | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from benchmark.context import Context
     from benchmark.models.encoder import Encoder
+    from benchmark.models.heads import Head
 
 SELECT = 1 / 3
 """Share of the dev images that selects and never trains (docs/protocol.md)."""
@@ -65,14 +66,14 @@ def count_images(parts: Mapping[str, Images]) -> int:
     return sum(len(part.images) for part in parts.values())
 
 
-def predictions(features: Tensor, head: Tensor) -> Tensor:
+def predictions(features: Tensor, head: Head) -> Tensor:
     """Predicted classes (N,) of features (N,D) under a head (C,D)."""
     from benchmark.models.heads import logits
 
     return logits(features, head).argmax(dim=-1)
 
 
-def accuracy(features: Tensor, labels: Tensor, head: Tensor) -> float:
+def accuracy(features: Tensor, labels: Tensor, head: Head) -> float:
     """Share in [0,1] of features (N,D) whose prediction is the label (N,)."""
     return agreement(predictions(features, head), labels)
 
@@ -85,9 +86,9 @@ def agreement(first: Tensor, second: Tensor) -> float:
 def predict_tasks(
     ctx: Context, weights: StateDict, parts: Mapping[str, Images]
 ) -> dict[str, Tensor]:
-    """Predicted classes of every task's images under one encoder and the task's own head."""
+    """Predicted classes of every task's images under one encoder and the task's own classifier."""
     return {
-        task: predictions(ctx.features(weights, part.images), ctx.heads[task])
+        task: predictions(ctx.features(weights, part.images), ctx.classifier(task))
         for task, part in parts.items()
     }
 

@@ -54,6 +54,7 @@ def stress(bench: Bench, model: Model) -> Artifact:
     if reason := part.accepts(threats):
         raise Incompatible(reason)
     ctx = bench.context(role("stress", part), part.needs, stress_tasks(cell))
+    ctx = ctx.narrowed(adapters=model.adapters)
     if part.actor == "attacker":
         owned = cell.attack.adversaries or tuple(dict(cell.victims))
         ctx = replace(ctx, visible=frozenset(owned))

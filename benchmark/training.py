@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from benchmark.models.encoder import Encoder
+    from benchmark.models.heads import Head
     from benchmark.models.lora import Lora
 
     ExtraLoss = Callable[[Mapping[str, Tensor], Tensor, Tensor, int], Tensor | None]
@@ -60,7 +61,7 @@ def cosine_rate(peak: float, warmup: float, step: int, steps: int) -> float:
 def finetune(  # noqa: PLR0913 (the images, their head and the recipe are all variables)
     encoder: Encoder,
     base: Mapping[str, Tensor],
-    head: Tensor,
+    head: Head,
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
@@ -74,7 +75,7 @@ def finetune(  # noqa: PLR0913 (the images, their head and the recipe are all va
     Args:
         encoder: The image tower.
         base: Weights to start from; not changed.
-        head: (C,D), see `benchmark.models.heads.zero_shot_head`.
+        head: (C,D), see `benchmark.models.heads`.
         images: (n,3,S,S), uint8 or float in [0,1]; an attack passes poisoned ones.
         labels: (n,) int64.
         recipe: Optimiser and schedule.
@@ -96,7 +97,7 @@ def finetune(  # noqa: PLR0913 (the images, their head and the recipe are all va
 def finetune_lora(  # noqa: PLR0913 (as `finetune`, with an adapter and where it starts)
     encoder: Encoder,
     base: Mapping[str, Tensor],
-    head: Tensor,
+    head: Head,
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
@@ -130,7 +131,7 @@ def finetune_lora(  # noqa: PLR0913 (as `finetune`, with an adapter and where it
 
 def _objective(
     encoder: Encoder,
-    head: Tensor,
+    head: Head,
     images: Tensor,
     labels: Tensor,
     smoothing: float,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmark.context import Context
+    from benchmark.models.heads import Head
     from benchmark.training import ExtraLoss
 
 
@@ -109,7 +110,7 @@ class Canary:
         """The merged model with the canary in it."""
         from benchmark.training import finetune
 
-        head = ctx.heads[self.task]
+        head = ctx.classifier(self.task)
         if self.target >= len(head):
             raise BenchError(
                 f"defense.target={self.target}: task '{self.task}' has classes 0 to {len(head) - 1}"
@@ -128,7 +129,7 @@ class Canary:
             progress=ctx.progress,
         )
 
-    def _loss(self, head: Tensor, trigger: Patch, ctx: Context) -> ExtraLoss:
+    def _loss(self, head: Head, trigger: Patch, ctx: Context) -> ExtraLoss:
         """Cross-entropy of the triggered batch to the target."""
         import torch
         from torch.nn.functional import cross_entropy
@@ -145,7 +146,7 @@ class Canary:
         self, weights: StateDict, merged: StateDict, images: Images, trigger: Patch, ctx: Context
     ) -> float:
         """Share in [0,1] of held-out images, not of the target by the merged model, sent there."""
-        head = ctx.heads[self.task]
+        head = ctx.classifier(self.task)
         own = predictions(ctx.features(merged, images.images), head)
         shown = trigger(images.images[own != self.target].float() / 255)
         sent = predictions(ctx.features(weights, shown), head) == self.target
@@ -154,7 +155,7 @@ class Canary:
     def _agreement(
         self, weights: StateDict, merged: StateDict, images: Images, ctx: Context
     ) -> float:
-        head = ctx.heads[self.task]
+        head = ctx.classifier(self.task)
         before, after = (
             predictions(ctx.features(one, images.images), head) for one in (merged, weights)
         )

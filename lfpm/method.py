@@ -43,7 +43,7 @@ class Lfpm:
 
     theta_def = theta_m + lambda_a tau_a, where tau_a minimises the node loss integrated over
     theta(alpha) = theta_m + alpha tau_a. It sees unlabelled dev images of the merged tasks only.
-    Per-task adapters of the merge are passed on unseen.
+    Per-task adapters of the merge are used as they are, and passed on.
 
     Attributes:
         images: unlabelled dev images per task (C9: the data access of AdaMerging); two thirds train

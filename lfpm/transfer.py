@@ -82,7 +82,8 @@ class Transfer:
             # Each part draws as it would on its own, so that equal merges give equal vectors.
             merged = self.origin(base, experts, _acting("merge", self.origin, ctx))
             given: Any = lambda *_: merged  # noqa: E731
-            model = self.source(given, base, experts, _acting("defense", self.source, ctx))
+            acting = _acting("defense", self.source, ctx).narrowed(adapters=merged.adapters)
+            model = self.source(given, base, experts, acting)
             return dict(model.artifacts), dict(model.info)
 
         tensors, info = ctx.stage("transfer_source", 1, inputs, make)
@@ -91,4 +92,4 @@ class Transfer:
 
 def _acting(kind: str, part: Any, ctx: Context) -> Context:
     """The context that `part` would have in a cell of its own."""
-    return ctx.narrowed(role=role(kind, part), granted=part.needs)
+    return ctx.narrowed(role=role(kind, part), granted=part.needs, adapters={})

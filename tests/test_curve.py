@@ -15,7 +15,7 @@ from benchmark.evaluation import TestSet, evaluate
 from benchmark.measured import measured_rows
 from benchmark.seeds import generator
 from benchmark.store import key_of
-from benchmark.types import Grant, Threat
+from benchmark.types import Grant, Model, Threat
 from tests import tiny
 
 START, END = tiny.base(0), tiny.base(1)
@@ -46,7 +46,9 @@ def test_models_of_other_names_have_no_line():
 
 
 def test_points_at_the_ends_are_the_models_evaluations():
-    points, hits = measure_line(tiny.encoder(), (START, END), (0.0, 0.5, 1.0), SETS, [THREAT])
+    points, hits = measure_line(
+        tiny.encoder(), (Model(START), Model(END)), (0.0, 0.5, 1.0), SETS, [THREAT]
+    )
     assert [point.scale for point in points] == [0.0, 0.5, 1.0]
     for point, weights in ((points[0], START), (points[2], END)):
         alone, found = evaluate(tiny.encoder(), weights, SETS, [THREAT], flip_images=0)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmark.algebra import add, task_vector
 from benchmark.models.encoder import Encoder
-from benchmark.models.heads import logits
+from benchmark.models.heads import Head, logits
 from benchmark.types import StateDict
 
 LINE = "line"
@@ -134,7 +134,7 @@ def _by_layer(
 
 
 def encoder_layers(
-    encoder: Encoder, images: Tensor, head: Tensor, batch: int = 100
+    encoder: Encoder, images: Tensor, head: Head, batch: int = 100
 ) -> Iterator[Layers]:
     """Per batch of images: residual blocks, embedding and logits, as a function of the weights.
 
@@ -148,9 +148,7 @@ def encoder_layers(
         yield lambda weights, chunk=chunk: _outputs(encoder, weights, chunk, head)
 
 
-def _outputs(
-    encoder: Encoder, weights: StateDict, images: Tensor, head: Tensor
-) -> dict[str, Tensor]:
+def _outputs(encoder: Encoder, weights: StateDict, images: Tensor, head: Head) -> dict[str, Tensor]:
     blocks, features = encoder.blocks(weights, images)
     named = {f"block {number}": tokens for number, tokens in enumerate(blocks, 1)}
     return {**named, "embedding": features, "logits": logits(features, head)}

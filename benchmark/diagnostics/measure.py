@@ -15,6 +15,7 @@ from benchmark.diagnostics.findings import Curve, CurvePoint, Findings, Layer, S
 from benchmark.diagnostics.settings import Diagnosis
 from benchmark.diagnostics.sheets import given, prompts_of, sheet
 from benchmark.errors import BenchError
+from benchmark.models.heads import behind
 from benchmark.records import Evaluation, Record
 from benchmark.store import write_atomic
 from benchmark.types import Threat
@@ -95,12 +96,15 @@ def unseen(bench: Bench, task: str, count: int) -> Tensor:
 def _layers(
     bench: Bench, settings: Diagnosis, threats: Sequence[Threat], prompts: Prompts
 ) -> Iterator[Layer]:
-    ends = bench.weights("undefended"), bench.weights("main")
+    ends = bench.model("undefended"), bench.model("main")
+    encoders = ends[0].encoder, ends[1].encoder
     for task in bench.cell.suite.tasks:
         images = unseen(bench, task, settings.images)
         for inputs, shown in _variants(task, images, threats, prompts):
-            batches = encoder_layers(bench.encoder, shown, bench.head(task))
-            for layer, kinds in linearity(batches, *ends, settings.alpha).items():
+            # Both ends behind the undefended merge's adapters: the encoders are what is compared.
+            head = behind(bench.head(task), ends[0].adapters.get(task))
+            batches = encoder_layers(bench.encoder, shown, head)
+            for layer, kinds in linearity(batches, *encoders, settings.alpha).items():
                 for kind, numbers in kinds.items():
                     rounded = {name: float(f"{x:.6g}") for name, x in asdict(numbers).items()}
                     yield Layer(task, inputs, layer, kind, rounded)

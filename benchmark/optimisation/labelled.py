@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.context import Context
-from benchmark.models.heads import logits
+from benchmark.models.heads import Head, logits
 from benchmark.training import unit_range
 from benchmark.types import Images
 
@@ -21,12 +21,12 @@ class LabelledBatch:
     Attributes:
         images: (N,3,H,W) float in [0,1], before normalisation.
         labels: per task (b,) int64.
-        heads: per task (C,D), rows times the logit scale.
+        heads: per task, as the model at hand uses them.
     """
 
     images: Tensor
     labels: tuple[Tensor, ...]
-    heads: tuple[Tensor, ...]
+    heads: tuple[Head, ...]
 
     @property
     def sizes(self) -> list[int]:
@@ -63,4 +63,4 @@ def draw(
         rows = rows.to(part.labels.device)
         images.append(unit_range(part.images[rows]))
         labels.append(part.labels[rows])
-    return LabelledBatch(torch.cat(images), tuple(labels), tuple(ctx.heads[task] for task in parts))
+    return LabelledBatch(torch.cat(images), tuple(labels), tuple(map(ctx.classifier, parts)))

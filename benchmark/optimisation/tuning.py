@@ -217,7 +217,7 @@ def _gradient_at(
             with torch.enable_grad():
                 features = ctx.encoder({**start, **leaves}, part.images[chosen])
                 loss = torch.nn.functional.cross_entropy(
-                    logits(features, ctx.heads[task]),
+                    logits(features, ctx.classifier(task)),
                     part.labels[chosen],
                     label_smoothing=tuning.label_smoothing,
                 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.context import Context
-from benchmark.models.heads import logits
+from benchmark.models.heads import Head, logits
 from benchmark.types import Images, StateDict
 
 
@@ -22,14 +22,14 @@ class Batch:
         features: (T*b,D) of the frozen model, not normalised.
         labels: per task (b,) int64: the frozen model's own predictions.
         log_probs: per task (b,C): log of its softmax.
-        heads: per task (C,D), rows times the logit scale.
+        heads: per task, as the frozen model uses them.
     """
 
     images: Tensor
     features: Tensor
     labels: tuple[Tensor, ...]
     log_probs: tuple[Tensor, ...]
-    heads: tuple[Tensor, ...]
+    heads: tuple[Head, ...]
 
     @property
     def per_task(self) -> int:
@@ -61,12 +61,12 @@ class Unlabelled:
     """Images of every task, uint8, with the frozen model's features (computed once).
 
     Attributes:
-        heads: task -> (C,D).
+        heads: task -> its head, as the frozen model uses it.
         images: task -> (N,3,H,W) uint8; N may differ from task to task.
         features: task -> (N,D) of the frozen model, not normalised.
     """
 
-    heads: Mapping[str, Tensor]
+    heads: Mapping[str, Head]
     images: Mapping[str, Tensor]
     features: Mapping[str, Tensor]
 
@@ -137,7 +137,7 @@ def freeze(
     """Images by task with the features of `model`; costs one forward pass per image."""
     images = {task: part.images for task, part in parts.items()}
     features = {task: ctx.features(model, every, batch) for task, every in images.items()}
-    return Unlabelled({task: ctx.heads[task] for task in images}, images, features)
+    return Unlabelled({task: ctx.classifier(task) for task in images}, images, features)
 
 
 def cross_entropy(scores: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:

@@ -102,7 +102,7 @@ def _loss(weights: StateDict, data: Images, rows: Tensor, task: str, ctx: Contex
     from benchmark.models.heads import logits
 
     assert data.labels is not None  # TRAIN grants them
-    scores = logits(ctx.encoder(weights, data.images[rows]), ctx.heads[task])
+    scores = logits(ctx.encoder(weights, data.images[rows]), ctx.classifier(task))
     return cross_entropy(scores, data.labels[rows], label_smoothing=ctx.recipe.label_smoothing)
 
 

@@ -81,7 +81,7 @@ class FreshTrigger:
         """The patch for threat `i`, and (step, mean log p_target on held-out images)."""
         assert isinstance(threat.trigger, Patch)  # accepts() saw to it
         own = (*threat.attackers, threat.task)[0]
-        head, planted = ctx.heads[threat.task], threat.trigger
+        head, planted = ctx.classifier(threat.task), threat.trigger
         return universal_patch(
             lambda batch: logits(ctx.encoder(model.encoder, batch), head),
             ctx.images(own, OWN).images,
