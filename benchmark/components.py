@@ -7,7 +7,7 @@ path. Everything here works without torch, Hydra or OmegaConf.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache
 from importlib import import_module
@@ -48,22 +48,36 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def option(group: str, name: str) -> dict[str, Any]:
-    """The YAML of an option (interpolations unresolved), over the options of its group it extends.
+    """The YAML of an option (interpolations unresolved), over the options it is made of.
 
-    What its defaults list takes from other groups or elsewhere is not followed.
+    Of its defaults list, `parent` (an option of its group that it extends) and
+    `/group@key: option` (one that becomes its value `key`) are followed; if there is anything else,
+    the list stays in the result.
     """
     known = options(group)
     if name not in known:
         raise BenchError(f"unknown {group} '{name}'{nearest(name, known)}")
     node = dict(_read(CONF / group / f"{name}.yaml"))
-    entries = node.get("defaults", ())
-    parents = [entry for entry in entries if isinstance(entry, str) and entry in known]
-    if not parents:
-        return node
-    del node["defaults"]
-    for parent in reversed(parents):
-        node = _over(option(group, parent), node)
-    return node
+    below: dict[str, Any] = {}
+    left = []
+    for entry in node.pop("defaults", ()):
+        found = _default(entry, known, group)
+        if found is not None:
+            below = _over(below, found)
+        elif entry != "_self_":
+            left.append(entry)
+    return _over(below, node) | ({"defaults": left} if left else {})
+
+
+def _default(entry: Any, known: Sequence[str], group: str) -> dict[str, Any] | None:
+    """What an entry of a defaults list contributes; None where it is not followed."""
+    if isinstance(entry, str):
+        return option(group, entry) if entry in known else None
+    ((key, name),) = entry.items()
+    other, _, place = key.removeprefix("/").partition("@")
+    if not key.startswith("/") or not place.isidentifier() or place == "_global_":
+        return None
+    return {place: option(other, name)}
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,8 +154,10 @@ def identity(part: Any) -> dict[str, Any]:
     """What a component is, for cache keys: its class, its code's version, every value.
 
     A component that reads files maps the values that name them to their paths in `files`: the
-    content takes the place of the path.
+    content takes the place of the path. One that was given an option after cells had been computed
+    without it may say in `neutral` at which value it is what it was: that value is not mentioned.
     """
     read = {name: file_sha256(path) for name, path in getattr(part, "files", {}).items()}
-    target = role("", part)[1]
-    return {"target": target, "version": part.version, "values": values(part) | read}
+    target, neutral = role("", part)[1], getattr(part, "neutral", {})
+    named = {k: v for k, v in values(part).items() if k not in neutral or v != neutral[k]}
+    return {"target": target, "version": part.version, "values": named | read}

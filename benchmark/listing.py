@@ -32,7 +32,7 @@ def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
     Args:
         group: attacks, merges, defenses, pefts, stresses, suites, experiments or tables, or
             their singular.
-        verbose: add paper, data seen, parameters; for an experiment its whole header.
+        verbose: add paper, data seen, cost, parameters; for an experiment its whole header.
         as_json: everything, as a JSON list.
     """
     singular = {**GROUPS, **{one: one for one in GROUPS.values()}, "defences": "defense"}
@@ -51,7 +51,7 @@ def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
 def entry(group: str, name: str) -> dict[str, Any]:
     """What is known of one option: name, summary, paper, data seen, values, header.
 
-    Of an attack also its threat model.
+    Of an attack also its threat model, of a merge its cost.
     """
     node = components.option(group, name)
     values = {key: value for key, value in node.items() if key != "_target_"}
@@ -62,13 +62,14 @@ def entry(group: str, name: str) -> dict[str, Any]:
         return {"name": name, "summary": summary, "header": header, "values": shown}
     cls = components.locate(node["_target_"])
     doc = inspect.getdoc(cls) or "(no docstring)"
-    card = getattr(cls, "threat_model", None)
+    card, cost = getattr(cls, "threat_model", None), getattr(cls, "cost", None)
     return {
         "name": name,
         "summary": doc.splitlines()[0],
         "paper": _paper(doc) or _paper(_module_doc(node["_target_"])),
         "sees": _sees(node, f"{group}.{name}"),
         **({"threat_model": asdict(card)} if card else {}),
+        **({"cost": cost} if cost else {}),
         "header": header,
         "values": values,
     }
@@ -120,7 +121,7 @@ def _long(one: Mapping[str, Any]) -> str:
     lines = [one["name"], f"  {one['summary']}"]
     lines += [f"  {line}" for line in one["header"] if line != one["summary"]]
     lines += [f"  paper: {one['paper']}"] if one.get("paper") else []
-    lines += [f"  sees: {one['sees']}"] if one.get("sees") else []
+    lines += [f"  {key}: {one[key]}" for key in ("sees", "cost") if one.get(key)]
     lines += [f"  attacker {verb}: {words}" for verb, words in one.get("threat_model", {}).items()]
     lines += [f"  {key}: {_value(value)}" for key, value in one["values"].items()]
     return "\n".join(lines) + "\n"

@@ -209,6 +209,9 @@ class Attack(Component, Protocol):
 class Merge(Component, Protocol):
     """One encoder out of several experts."""
 
+    cost: ClassVar[str]
+    """Time and memory of T experts of P weights, in a line for `ls merges -v`."""
+
     def __call__(self, base: StateDict, experts: Sequence[Expert], ctx: Context) -> Model:
         """Merge; keys, shapes and dtypes are those of `base`."""
         ...

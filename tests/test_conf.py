@@ -79,7 +79,8 @@ def test_methods_declare_what_they_see_and_say_what_they_are(group, name):
     part = build(node_of(group, name), group)
     assert all(isinstance(grant, Grant) for grant in part.needs)
     assert (type(part).__doc__ or "").strip()
-    assert identity(part)["values"].keys() == {f.name for f in dataclasses.fields(part)}
+    named = identity(part)["values"].keys() | getattr(part, "neutral", {}).keys()
+    assert named == {f.name for f in dataclasses.fields(part)}
 
 
 def test_no_two_yamls_are_the_same_component():
@@ -113,10 +114,13 @@ SWEEPS = {
     "experiment=demo defense=none seed=range(0,3)": True,
     "experiment=phenomena": True,
     "experiment=heldout_defenses defense=none,ft attack.adversary=flags": True,
-    "merge=glob(*) seed=0,1": True,
+    "merge=glob(*)": True,
     "merge=ties,task_arithmetic merge.scale=0.5": True,
     "attack=badnets merge.scale=0.1,0.2": True,
     "peft=full,lora_all attack=badnets seed=0,1": True,
+    "merge=lines,ties": True,
+    "merge=lines merge@merge.inner=ties seed=0,1": True,
+    "merge=lines merge@merge.inner=ties,simple_average": False,
     "suite=mini,mini_6": False,
     "dataset.signs.seed=1,2": False,
 }
@@ -129,6 +133,22 @@ def test_the_short_cut_gives_what_hydra_gives(words):
     assert (short is not None) == SWEEPS[words]
     if short is not None:
         assert short == _compose(argv)
+
+
+def test_an_option_added_later_is_named_only_where_it_changes_something():
+    ties = option("merge", "ties")
+    before = identity(build(ties, "merge"))
+    assert "scope" not in before["values"]
+    legacy = identity(build({**ties, "scope": "openclip_legacy"}, "merge"))
+    assert legacy["values"] == {**before["values"], "scope": "openclip_legacy"}
+
+
+def test_an_option_made_of_others_is_read_with_them():
+    lines = option("merge", "lines")
+    assert lines["inner"] == option("merge", "task_arithmetic")
+    assert lines == resolved("merge=lines")["merge"]
+    chosen = resolved("merge=lines", "merge@merge.inner=ties")["merge"]
+    assert chosen == {**lines, "inner": option("merge", "ties")}
 
 
 def test_pyproject_ships_every_yaml():
@@ -146,6 +166,8 @@ BAD = {
     "attack.adversary=sings": "attack.adversary=sings is not among the merged tasks",
     "suite.tasks=[signs]": "suite.tasks=['signs'] is not valid",
     "suite.tasks=[signs,flgas]": "suite.tasks has no data set 'flgas' (did you mean 'flags'?)",
+    "merge.density=0.95 merge=breadcrumbs merge.outliers=0.1": "are more than the whole",
+    "merge=dare_ta merge.drop=1": "merge.drop=1 is not valid",
     "merge=simple_average merge.scale=1": "the chosen merge has no 'scale'",
     "experiment=demo": "experiment=demo is a sweep: add -m to run it",
     "seed=-1": "seed=-1 is not valid",

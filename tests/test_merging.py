@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,8 @@ from baselines.merging.ties import Combine, Ties, kept, ties, trimmed
 from benchmark import algebra
 from benchmark.components import build, option, options
 from benchmark.errors import BenchError, IncompatibleWeights
+from benchmark.listing import entry, listing
+from benchmark.models.lora import Lora
 from benchmark.types import Expert
 from tests import tiny
 
@@ -35,13 +40,28 @@ TIES = [
     (1.0, "sum", [4.9, 4, 1.2, -5, -5, 0.95, -0.75, 1.2, 1.25, 0.55]),
     (0.5, "sum", [4.9, 4, -0.6, -5, -5, 0, 0, 0.85, 0.95, 0]),
 ]
+
+
+def ties_merge(**values: Any) -> Ties:
+    chosen = {"density": 0.2, "trim": "global", "combine": "sum", "scale": 1.0, **values}
+    return build({**option("merge", "ties"), **chosen}, "merge")
+
+
 MERGES = [
     SimpleAverage(),
     TaskArithmetic(scale=1.0),
-    Ties(density=1.0, trim="global", combine="mean", scale=1.0),
-    Ties(density=1.0, trim="per_tensor", combine="sum", scale=1.0),
+    ties_merge(density=1.0, combine="mean"),
+    ties_merge(density=1.0, trim="per_tensor"),
 ]
 CTX = tiny.context()
+LORA = Lora(targets="all", rank=3, alpha=6, lr=0.01)
+FREE = [name for name in options("merge") if "${" not in json.dumps(option("merge", name))]
+
+
+def experts_of(merge, base: dict[str, Tensor]) -> list[Expert]:
+    """Random experts of the kind that the merge takes."""
+    experts = tiny.random_experts(base)
+    return experts if merge.accepts(experts) is None else tiny.lora_experts(base, LORA)
 
 
 def as_experts(vectors: Tensor) -> tuple[dict[str, Tensor], list[Expert]]:
@@ -65,7 +85,7 @@ def test_task_arithmetic_reference_vectors():
 @pytest.mark.parametrize(("density", "combine", "expected"), TIES)
 def test_ties_reference_vectors(density: float, combine: Combine, expected: list[float]):
     assert ties(VECTORS, density, combine).tolist() == pytest.approx(expected, abs=1e-9)
-    merge = Ties(density=density, trim="global", combine=combine, scale=1.0)
+    merge = ties_merge(density=density, combine=combine)
     assert merged(merge) == pytest.approx(expected, abs=1e-6)
 
 
@@ -95,7 +115,7 @@ def test_per_tensor_and_global_trimming_differ():
     assert ties(vectors, 0.5, "sum", [2, 2]).tolist() == pytest.approx([5.0, 0, 0.2, 0])
     base = {"x": torch.zeros(2), "y": torch.zeros(2)}
     expert = Expert("t", {"x": vectors[0, :2], "y": vectors[0, 2:]}, "k")
-    model = Ties(density=0.5, trim="per_tensor", combine="sum", scale=1.0)(base, [expert], CTX)
+    model = ties_merge(density=0.5, trim="per_tensor")(base, [expert], CTX)
     assert model.encoder["y"].tolist() == pytest.approx([0.2, 0])
     assert model.info["kept_per_task"] == 0.5
 
@@ -114,13 +134,14 @@ def test_experts_that_are_the_base_return_the_base(merge):
     assert tiny.equal(merge(base, experts, CTX).encoder, base)
 
 
-@pytest.mark.parametrize("name", ["simple_average", "task_arithmetic", "ties"])
-def test_shipped_merges_keep_form_and_inputs(name: str):
+@pytest.mark.parametrize("name", FREE)
+def test_merges_of_weights_keep_form_and_inputs(name: str):
     merge = build(option("merge", name), "merge")
+    assert merge.needs == ()
     base = tiny.base() | {"steps": torch.tensor([7])}
     experts = [
-        Expert(one.task, {**one.weights, "steps": torch.tensor([9])}, one.key)
-        for one in tiny.random_experts(tiny.base())
+        replace(one, weights={**one.weights, "steps": torch.tensor([9])})
+        for one in experts_of(merge, tiny.base())
     ]
     before = [tiny.copied(one.weights) for one in experts]
     model = merge(base, experts, CTX)
@@ -129,18 +150,46 @@ def test_shipped_merges_keep_form_and_inputs(name: str):
     }
     assert model.encoder["steps"].tolist() == [7]
     assert all(tiny.equal(one.weights, old) for one, old in zip(experts, before, strict=True))
-    again = merge(base, experts, CTX).encoder
-    assert tiny.equal(model.encoder, again)
+    again = merge(base, experts, CTX)
+    assert tiny.equal(model.encoder, again.encoder)
+    assert model.info == again.info
     turned = merge(base, experts[::-1], CTX).encoder
     assert all(torch.allclose(turned[k], v, atol=1e-6) for k, v in model.encoder.items())
-    assert merge.needs == ()
     assert merge.accepts(experts) is None
-    assert "no expert" in merge.accepts([])
     assert all(math.isfinite(length) for length in model.info["norms"].values())
+    assert json.loads(json.dumps(model.info)) == model.info
 
 
-def test_every_merge_option_builds_from_its_yaml():
-    assert {"simple_average", "task_arithmetic", "ties"} <= set(options("merge"))
+@pytest.mark.parametrize("name", FREE)
+def test_experts_that_moved_nowhere_give_the_base(name: str):
+    merge, base = build(option("merge", name), "merge"), tiny.base()
+    factors = experts_of(merge, base)[0].factors
+    experts = [Expert(task, tiny.copied(base), task, factors) for task in tiny.TASKS]
+    assert tiny.equal(merge(base, experts, CTX).encoder, base)
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_merges_of_weights_refuse_what_cannot_be_merged(name: str):
+    merge, base = build(option("merge", name), "merge"), tiny.base()
+    experts = experts_of(merge, base)
+    assert merge.accepts([])
+    for value in (math.nan, math.inf):
+        bad = {**experts[1].weights, "proj": torch.full_like(base["proj"], value)}
+        with pytest.raises(IncompatibleWeights, match="task 'b' cannot be merged: proj is not fin"):
+            merge(base, [experts[0], replace(experts[1], weights=bad)], CTX)
+    short = {name: value for name, value in experts[1].weights.items() if name != "proj"}
+    with pytest.raises(IncompatibleWeights, match="task 'b' cannot be merged: proj is missing"):
+        merge(base, [experts[0], replace(experts[1], weights=short)], CTX)
+
+
+@pytest.mark.parametrize("name", options("merge"))
+def test_every_merge_tells_paper_data_parameters_and_cost(name: str):
+    told = entry("merge", name)
+    assert told["paper"]
+    assert told["sees"]
+    assert told.get("cost")
+    assert "_target_" not in told["values"]
+    assert "\n  cost: " in listing("merges", verbose=True)
 
 
 @pytest.mark.parametrize("value", [-0.1, 11, float("nan")])

@@ -153,6 +153,20 @@ def random_experts(weights: StateDict, tasks: tuple[str, ...] = TASKS) -> list[E
     return experts
 
 
+def lora_experts(weights: StateDict, part: Lora, tasks: tuple[str, ...] = TASKS) -> list[Expert]:
+    """Experts a small random product away from the base; no training."""
+    experts = []
+    for task in tasks:
+        rng = generator("lora expert", task)
+        factors = {
+            name: 0.1 * torch.randn(value.shape, generator=rng)
+            for name, value in part.start(weights, rng).items()
+        }
+        moved = part.weights(weights, factors)
+        experts.append(Expert(task, moved, f"lora-{task}", factors))
+    return experts
+
+
 def copied(weights: StateDict) -> dict[str, Tensor]:
     """An independent copy, to compare with after a call."""
     return {name: value.clone() for name, value in weights.items()}

@@ -22,6 +22,7 @@ class SimpleAverage:
     """
 
     version: ClassVar[int] = 1
+    cost: ClassVar[str] = "O(TP) time, one pass; streams: no memory beyond the result"
 
     @property
     def needs(self) -> tuple[Grant, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from benchmark.algebra import add, check_same, norm, task_vector, total
 from benchmark.components import component
-from benchmark.types import Expert, Grant, Model, StateDict, Tensors
+from benchmark.pieces import check_experts as check_experts
+from benchmark.pieces import merged_in_pieces, summed
+from benchmark.types import Expert, Grant, Model, StateDict
 
 if TYPE_CHECKING:
     from benchmark.context import Context
@@ -24,6 +25,7 @@ class TaskArithmetic:
     """
 
     version: ClassVar[int] = 1
+    cost: ClassVar[str] = "O(TP) time, one pass; streams: no memory beyond the result"
     scale: Annotated[float, Field(ge=0, le=10)]
 
     @property
@@ -43,25 +45,9 @@ class TaskArithmetic:
 def merged_by_sum(base: StateDict, experts: Sequence[Expert], scale: float) -> Model:
     """`base + scale * sum of task vectors`: the sum first, then one scaling, then one addition.
 
-    With one expert and scale 1 this is the expert bit for bit. One task vector is held at a time.
+    With one expert and scale 1 this is the expert bit for bit.
     """
-    check_experts(base, experts)
-    lengths: dict[str, float] = {}
-
-    def vectors() -> Iterator[Tensors]:
-        for expert in experts:
-            vector = task_vector(expert.weights, base)
-            lengths[expert.task] = norm(vector)
-            yield vector
-
-    summed = total(vectors())
-    info = {"scale": scale, "norms": lengths, "merged_norm": scale * norm(summed)}
-    return Model(add(base, summed, scale), info=info)
-
-
-def check_experts(base: StateDict, experts: Sequence[Expert]) -> None:
-    """Raise IncompatibleWeights, naming the task, unless every expert fits the base."""
-    check_same(base, *((f"the expert of task '{one.task}'", one.weights) for one in experts))
+    return merged_in_pieces(base, experts, summed, scale)
 
 
 def no_experts(experts: Sequence[Expert]) -> str | None:

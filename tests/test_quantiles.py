@@ -1,0 +1,62 @@
+"""Order statistics: exact, whatever the numbers and however they are cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark import quantiles
+from benchmark.quantiles import nth_smallest
+from benchmark.seeds import generator
+
+
+def expected(values: torch.Tensor, rank: int) -> list[tuple[float, int]]:
+    ranked = values.sort(dim=1).values[:, rank]
+    larger = (values > ranked[:, None]).sum(1)
+    return list(zip(ranked.tolist(), larger.tolist(), strict=True))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 300),
+    st.integers(1, 3),
+    st.integers(1, 40),
+    st.integers(0, 10),
+    st.sampled_from([4, 16, 64]),
+    st.data(),
+)
+def test_any_rank_of_any_rows(count, tasks, cut, spread, sample, data):
+    seed = data.draw(st.integers(0, 1000))
+    values = torch.randn(tasks, count, generator=generator(seed), dtype=torch.float64)
+    if spread:  # few different numbers, so that many are equal
+        values = (values * spread).round()
+    rank = data.draw(st.integers(0, count - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantiles, "SAMPLE", sample)
+        found = nth_smallest(lambda: iter(values.split(cut, dim=1)), count, rank)
+    assert found == expected(values, rank)
+
+
+@pytest.mark.parametrize("order", ["sorted", "falling", "constant", "mostly zero", "two lumps"])
+def test_orders_that_mislead_a_sample(order):
+    values = torch.randn(2, 200_000, generator=generator("many"), dtype=torch.float64)
+    made = {
+        "sorted": values.sort(dim=1).values,
+        "falling": values.sort(dim=1, descending=True).values,
+        "constant": torch.ones_like(values),
+        "mostly zero": values * (values > 2),
+        "two lumps": torch.cat([values[:, :65_537] - 99, values[:, 65_537:]], dim=1),
+    }[order]
+    calls = 0
+
+    def parts():
+        nonlocal calls
+        calls += 1
+        return iter(made.split(7_000, dim=1))
+
+    for rank in (0, 20, 65_536, 65_537, 160_000, 199_999):
+        calls = 0
+        assert nth_smallest(parts, 200_000, rank) == expected(made, rank)
+        assert calls <= 4
