@@ -109,6 +109,8 @@ def _expand(argv: Sequence[str]) -> list[dict[str, Any]] | None:
             swept = [one for one in parser.parse_overrides(words) if one.is_sweep_override()]
             # A parameter of one value is an axis of length one; Hydra's base does not hold it.
             every = [*parser.parse_overrides(params), *swept]
+            if any(one.package is not None for one in (*fixed, *every)):
+                return None  # merge@merge.inner=ties: `key_or_group` would be the merge itself
             axes = {one.key_or_group: _axis(one) for one in every}
             last = {one.key_or_group: one.value() for one in fixed}
     except (HydraException, OmegaConfBaseException):

@@ -119,7 +119,7 @@ SWEEPS = {
     "attack=badnets merge.scale=0.1,0.2": True,
     "peft=full,lora_all attack=badnets seed=0,1": True,
     "merge=lines,ties": True,
-    "merge=lines merge@merge.inner=ties seed=0,1": True,
+    "merge=lines merge@merge.inner=ties seed=0,1": False,
     "merge=lines merge@merge.inner=ties,simple_average": False,
     "suite=mini,mini_6": False,
     "dataset.signs.seed=1,2": False,
@@ -149,6 +149,15 @@ def test_an_option_made_of_others_is_read_with_them():
     assert lines == resolved("merge=lines")["merge"]
     chosen = resolved("merge=lines", "merge@merge.inner=ties")["merge"]
     assert chosen == {**lines, "inner": option("merge", "ties")}
+
+
+def test_a_part_of_a_component_is_swept_as_such(tmp_path):
+    words = ["-m", "merge=lines", "merge@merge.inner=ties,dare_ta", f"store={tmp_path}"]
+    made = plan(words)
+    assert made is not None
+    inner = [option("merge", name) for name in ("ties", "dare_ta")]
+    assert [config["merge"]["inner"] for config in made.configs] == inner
+    assert {config["names"]["merge"] for config in made.configs} == {"lines"}
 
 
 def test_pyproject_ships_every_yaml():
