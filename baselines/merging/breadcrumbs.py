@@ -35,7 +35,7 @@ class Breadcrumbs:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP log P) time (rows are sorted), one pass; streams: 0.2 models"
+    cost: ClassVar[str] = "O(TP log P) time (sorts rows), one pass; memory: result, a few tensors"
     density: Annotated[float, Field(gt=0, le=1)]
     outliers: Annotated[float, Field(ge=0, lt=1)]
     trim: Literal["per_row", "per_tensor"]

@@ -33,7 +33,7 @@ class Consensus:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP) time, one pass; streams: no memory beyond the result"
+    cost: ClassVar[str] = "O(TP) time, one pass; memory: result"
     threshold: Annotated[float, Field(ge=0, le=10)]
     min_tasks: Annotated[int, Field(ge=0)]
     scale: Annotated[float, Field(ge=0, le=10)]

@@ -33,7 +33,7 @@ class DareTaskArithmetic:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP) time, one pass; streams: no memory beyond the result"
+    cost: ClassVar[str] = "O(TP) time, one pass; memory: result, a few of its largest tensor"
     drop: Annotated[float, Field(ge=0, lt=1)]
     scale: Annotated[float, Field(ge=0, le=10)]
 

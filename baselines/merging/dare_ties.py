@@ -34,7 +34,7 @@ class DareTies:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP) time, three passes; streams: about 0.7 models beyond the result"
+    cost: ClassVar[str] = "O(TP) time, four passes; memory: result, 2 % of T task vectors"
     drop: Annotated[float, Field(ge=0, lt=1)]
     density: Annotated[float, Field(gt=0, le=1)]
     trim: Trim

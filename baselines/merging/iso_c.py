@@ -36,7 +36,7 @@ class IsoC:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "one eigen-decomposition per matrix; O(T) matrices beyond the result"
+    cost: ClassVar[str] = "one eigensystem per matrix; memory: result, T of its largest matrix"
     matrices: Matrices
     qkv_split: bool
     scale: Annotated[float, Field(ge=0, le=10)]

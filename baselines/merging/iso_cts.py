@@ -41,7 +41,7 @@ class IsoCts:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "T + 3 eigen-decompositions per matrix; O(T) matrices beyond the result"
+    cost: ClassVar[str] = "T + 3 eigensystems per matrix; memory: result, T of its largest matrix"
     common: Annotated[float, Field(ge=0, le=1)]
     matrices: Matrices
     qkv_split: bool

@@ -41,7 +41,7 @@ class KnotsTies:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "one eigen-decomposition per matrix; O(T) adapted weights in memory"
+    cost: ClassVar[str] = "one eigensystem per matrix; memory: result, T adapted task vectors"
     density: Annotated[float, Field(gt=0, le=1)]
     combine: Combine
     min_singular: Annotated[float, Field(ge=0, le=1)]

@@ -36,7 +36,7 @@ class Lines:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "that of the inner merge, and O(TP) time; streams"
+    cost: ClassVar[str] = "that of the inner merge, and O(TP) time once"
     inner: Any
     alpha: Annotated[float, Field(ge=0, le=10)] | Literal["auto"]
     beta: Annotated[float, Field(ge=0, le=10)]

@@ -29,7 +29,7 @@ class ModelStock:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(T²P) time, one pass; streams: 0.2 models beyond the result"
+    cost: ClassVar[str] = "O(T²P) time, one pass; memory: result, T of its largest tensor"
 
     @property
     def needs(self) -> tuple[Grant, ...]:

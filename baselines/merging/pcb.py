@@ -57,7 +57,7 @@ class Pcb:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP) time, seven passes; streams: about 0.4 models beyond the result"
+    cost: ClassVar[str] = "O(TP) time, ten passes; memory: result, 2 % of T task vectors"
     variant: Variant
     density: Annotated[float, Field(gt=0, le=1)]
     scope: Scope

@@ -22,7 +22,7 @@ class SimpleAverage:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP) time, one pass; streams: no memory beyond the result"
+    cost: ClassVar[str] = "O(TP) time, one pass; memory: result"
 
     @property
     def needs(self) -> tuple[Grant, ...]:

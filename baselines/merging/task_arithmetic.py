@@ -25,7 +25,7 @@ class TaskArithmetic:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP) time, one pass; streams: no memory beyond the result"
+    cost: ClassVar[str] = "O(TP) time, one pass; memory: result"
     scale: Annotated[float, Field(ge=0, le=10)]
 
     @property

@@ -54,7 +54,7 @@ class Ties:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP) time, three passes; streams: about 0.3 models beyond the result"
+    cost: ClassVar[str] = "O(TP) time, four passes; memory: result, 2 % of T task vectors"
     neutral: ClassVar[Mapping[str, Any]] = {"scope": "visual"}
     density: Annotated[float, Field(gt=0, le=1)]
     trim: Trim

@@ -39,7 +39,7 @@ class TsvM:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "T + 2 eigen-decompositions per matrix; O(T) matrices beyond the result"
+    cost: ClassVar[str] = "T + 2 eigensystems per matrix; memory: result, T of its largest matrix"
     matrices: Matrices
     qkv_split: bool
     scale: Annotated[float, Field(ge=0, le=10)]
