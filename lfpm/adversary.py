@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from lfpm.method import Lfpm
 
 
+UNFITTED = 20
+"""Images per task that tell what a partition without a fit captures."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What stays fixed while tau_a is trained.
@@ -35,6 +39,7 @@ class Problem:
         data: the training images of every task with theta_m's word on them.
         unit: mean squared norm of theta_m's features.
         form: what is trained, and the tau_a it stands for.
+        uploads: per task, the models of its contributors.
     """
 
     method: Lfpm
@@ -43,6 +48,7 @@ class Problem:
     data: Unlabelled
     unit: float
     form: Form
+    uploads: tuple[tuple[StateDict, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,17 @@ def _fresh_pool(
     mining = problem.method.mining
     rng = ctx.rng("pool", step)
     pool = new_pool(mining.prompts, problem.data.classes, problem.data.image_side, rng, ctx.device)
+    if mining.scouting:
+        pool = _scouted(problem, pool, mining.scouting, rng)
     return mined(problem, pool, energy, weights, mining.warmup, rng)
+
+
+def _scouted(problem: Problem, pool: Pool, steps: int, rng: torch.Generator) -> Pool:
+    """The pool after ascent on the contributors' models; those of one task take turns."""
+    for step in range(steps):
+        turn = [own[step % len(own)] for own in problem.uploads]
+        pool = mine(problem.encoder, turn, problem.data, pool, 1, rng)
+    return pool.moved_on()
 
 
 def mined(
@@ -125,16 +141,18 @@ def mined(
 def _partitioned(
     problem: Problem, pool: Pool, weights: StateDict, rng: torch.Generator
 ) -> Adversary:
-    """Partitions fitted to the shift of all training images."""
+    """Partitions fitted to the shift of the training images; `UNFITTED` of them where none is."""
     parts, shares = [], []
-    labels = [problem.data.labels(task) for task in problem.data.tasks]
+    kind = problem.method.partition
+    count = None if kind.fitted else UNFITTED
+    labels = [problem.data.labels(task)[:count] for task in problem.data.tasks]
     given = pool.assign(labels, rng)
     rows = torch.arange(len(given.members)).split([len(own) for own in labels])
     for (task, images), chosen in zip(problem.data.images.items(), rows, strict=True):
-        own = problem.data.features[task]
+        own = problem.data.features[task][:count]
         with torch.no_grad():
-            shown = pool.apply(images.float() / 255, given.rows(chosen))
+            shown = pool.apply(images[:count].float() / 255, given.rows(chosen))
             prompted = problem.encoder(weights, shown)
-        parts.append(fit(problem.method.partition, own, prompted - own))
+        parts.append(fit(kind, own, prompted - own))
         shares.append(captured(parts[-1], own, prompted - own))
     return Adversary(pool, Energy(parts, problem.unit), sum(shares) / len(shares))

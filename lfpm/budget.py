@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.errors import BenchError
 from benchmark.selection import FORWARD
+from lfpm.adversary import UNFITTED
 from lfpm.path import count
 
 if TYPE_CHECKING:
@@ -49,13 +50,15 @@ def cost(method: Lfpm, steps: int, tasks: int, trained_on: int, held_out: int) -
     if steps and method.mining.restart:
         rounds += (steps - 1) // method.mining.restart
     frozen = FORWARD * (trained_on + held_out)
-    warmup = rounds * tasks * method.mining.prompts.batch * method.mining.warmup
+    before = method.mining.scouting + method.mining.warmup
+    warmup = rounds * tasks * method.mining.prompts.batch * before
+    fitted_on = trained_on if method.partition.fitted else min(trained_on, tasks * UNFITTED)
     report = FORWARD * 2 * tasks * method.descent.batch
     return (
         frozen
         + report
         + warmup
-        + fits * FORWARD * trained_on
+        + fits * FORWARD * fitted_on
         + steps * per_step(method, tasks)
         + selection(method, tasks, held_out)
     )
@@ -73,9 +76,11 @@ def per_step(method: Lfpm, tasks: int) -> float:
 
 
 def selection(method: Lfpm, tasks: int, held_out: int) -> float:
-    """Passes of choosing lambda_a if the whole grid is walked; the undefended model comes first."""
+    """Passes of choosing lambda_a if the whole grid is walked."""
     rule = method.selection
-    looks = 2 if rule.probe.goal == "class" else 3
     images = min(held_out, tasks * rule.images)
+    if rule.reach is None:
+        return len(rule.grid) * FORWARD * images
+    looks = 2 if rule.probe.goal == "class" else 3
     each = tasks * rule.probe.batch * rule.adapt + looks * FORWARD * images
     return tasks * rule.probe.batch * rule.steps + (1 + len(rule.grid)) * each

@@ -39,6 +39,11 @@ class Partitioning:
     energy: Share
     refresh: Whole
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it depends on the shift."""
+        return self.kind in ("shift_first", "clean_first")
+
 
 @component
 class Mining:
@@ -51,6 +56,10 @@ class Mining:
 
     Attributes:
         prompts: the pool of each task and its ascent.
+        scouting: ascent steps on the contributors' own models, each with its task's images, before
+            any on the merged model. A backdoor stands out there: nothing has diluted it yet, and
+            squares towards its class succeed at any place. What succeeded decides from then on
+            between the goals; prompts are kept. 0: only the merged model is looked at.
         warmup: ascent steps on the merged model, before the first outer step.
         steps: ascent steps per outer step, from where the pool stands (warm start).
         restart: outer steps after which the pool is drawn anew; 0: never.
@@ -62,6 +71,7 @@ class Mining:
     """
 
     prompts: Prompts
+    scouting: Whole
     warmup: Whole
     steps: Whole
     restart: Whole
@@ -185,21 +195,21 @@ class Descent:
 class Selection:
     """How lambda_a is chosen without trigger, labels or test images (C11): [ours].
 
-    Fresh probes are mined against theta_m on the held-out images, once. Every candidate meets them
-    again after `adapt` more steps against it. The smallest of `grid` at which the share of probed
-    images that reach their goal is at most `reach` times the undefended model's, while `agreement`
-    is kept. If none does: the largest that keeps the agreement; if none keeps that either: the
-    smallest of the grid.
+    The largest of `grid` that keeps the agreement; if none does, the smallest. With `reach`, first:
+    fresh probes are mined against theta_m on the held-out images, once, and every candidate meets
+    them again after `adapt` more steps against it; the smallest of `grid` at which the share of
+    probed images that reach their goal is at most `reach` times the undefended model's, while the
+    agreement is kept.
 
     Attributes:
         grid: candidates, rising.
         probe: how fresh prompts are drawn and mined.
         steps: of their ascent against theta_m.
         adapt: further steps against a candidate.
-        images: held-out images per task that are probed, at most.
-        reach: largest success of the probes, as a share of their success on the undefended model.
-            Success of prompts that only lead away from the label is counted less the same with
-            their pixels shuffled.
+        images: held-out images per task that are looked at, at most.
+        reach: largest success of the probes, as a share of their success on the undefended model;
+            null: no probes, and their passes go into training. Success of prompts that only lead
+            away from the label is counted less the same with their pixels shuffled.
         agreement: least share of clean predictions equal to the undefended model's.
     """
 
@@ -208,7 +218,7 @@ class Selection:
     steps: Whole
     adapt: Whole
     images: Annotated[int, Field(ge=1)]
-    reach: Share
+    reach: Share | None
     agreement: Share
 
     def __post_init__(self) -> None:

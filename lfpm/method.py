@@ -60,7 +60,7 @@ class Lfpm:
         selection: the choice of lambda_a. [ours]
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     place: ClassVar[Place] = "after"
 
     images: Annotated[int, Field(ge=3)]
@@ -89,7 +89,7 @@ class Lfpm:
         """Train tau_a on the merged model, choose lambda_a, add."""
         from lfpm.budget import plan
         from lfpm.descent import train
-        from lfpm.selection import choose, fresh_probes, trial
+        from lfpm.selection import choose, looks
 
         merged = merge(base, experts, ctx)
         before = passes_used(ctx.encoder)
@@ -97,10 +97,10 @@ class Lfpm:
         steps = plan(self, len(held.tasks), problem.data.total, held.total)
         trained = train(problem, steps, ctx)
         tau, adversary = trained.tau, trained.adversary
-        probes = fresh_probes(self.selection, merged.encoder, held, ctx)
+        look = looks(self.selection, merged.encoder, held, ctx)
 
         def tried(scale: float) -> Trial:
-            return trial(scale, add(merged.encoder, tau, scale), probes, ctx)
+            return look(scale, add(merged.encoder, tau, scale))
 
         choice = choose(self.selection, tried)
         info = {
@@ -140,7 +140,10 @@ class Lfpm:
             form = dense(merged, maps)
         else:
             form = adapter(ctx.peft, merged, maps, ctx.rng("adapter"))
-        problem = Problem(self, ctx.encoder, merged, data, data.mean_squared_norm(), form)
+        uploads = tuple(
+            tuple(expert.weights for expert in experts if expert.task == task) for task in tasks
+        )
+        problem = Problem(self, ctx.encoder, merged, data, data.mean_squared_norm(), form, uploads)
         return problem, freeze(ctx, merged, held)
 
 

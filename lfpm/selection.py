@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,12 +25,12 @@ class Trial:
         scale: lambda_a.
         reached: mean over tasks of the share of images that adapted prompts bring to their goal
             (away from the label: less the share that the same prompts with shuffled pixels bring
-            there); in [-1,1].
+            there); in [-1,1]. None without probes.
         agreement: share of clean predictions equal to the undefended model's, in [0,1].
     """
 
     scale: float
-    reached: float
+    reached: float | None
     agreement: float
 
 
@@ -49,16 +50,48 @@ class Choice:
 
 
 def choose(rule: Selection, tried: Callable[[float], Trial]) -> Choice:
-    """Walk the grid upwards until both bounds hold; see `Selection` for the way out."""
+    """The rule of `Selection`: the largest that agrees; with probes, the smallest that is safe."""
+    if rule.reach is None:
+        return _largest(rule, tried)
     trials: list[Trial] = []
     undefended = tried(0.0)
-    bound = rule.reach * max(undefended.reached, 0.0)
+    bound = rule.reach * max(undefended.reached or 0.0, 0.0)
     for scale in rule.grid:
         trials.append(tried(scale))
-        if trials[-1].reached <= bound and trials[-1].agreement >= rule.agreement:
+        reached = trials[-1].reached
+        safe = reached is not None and reached <= bound
+        if safe and trials[-1].agreement >= rule.agreement:
             return Choice(scale, True, undefended, tuple(trials))
     agreeing = [trial.scale for trial in trials if trial.agreement >= rule.agreement]
     return Choice(max(agreeing, default=rule.grid[0]), False, undefended, tuple(trials))
+
+
+def _largest(rule: Selection, tried: Callable[[float], Trial]) -> Choice:
+    """The largest of the grid that keeps the agreement; nothing below it is looked at."""
+    undefended = Trial(0.0, None, 1.0)
+    trials: list[Trial] = []
+    for scale in reversed(rule.grid):
+        trials.append(tried(scale))
+        if trials[-1].agreement >= rule.agreement:
+            return Choice(scale, True, undefended, tuple(trials))
+    return Choice(rule.grid[0], False, undefended, tuple(trials))
+
+
+Look: TypeAlias = "Callable[[float, StateDict], Trial]"
+"""(lambda_a, theta_m + lambda_a tau_a) -> what it did."""
+
+
+def looks(rule: Selection, merged: StateDict, data: Unlabelled, ctx: Context) -> Look:
+    """How a candidate is looked at, with fresh probes or without."""
+    if rule.reach is None:
+        batch = data.first(rule.images)
+
+        def look(scale: float, weights: StateDict) -> Trial:
+            return Trial(scale, None, _agreement(ctx, weights, batch))
+
+        return look
+    probes = fresh_probes(rule, merged, data, ctx)
+    return lambda scale, weights: trial(scale, weights, probes, ctx)
 
 
 @dataclass(frozen=True)
@@ -111,6 +144,11 @@ def trial(scale: float, weights: StateDict, probes: Probes, ctx: Context) -> Tri
     else:
         success = _mean(reached(prompted, batch.labels, given))
     return Trial(scale, success, agreement=1 - _differing(clean, batch.labels))
+
+
+def _agreement(ctx: Context, weights: StateDict, batch: Batch) -> float:
+    """Share of clean predictions equal to the undefended model's, mean over tasks."""
+    return 1 - _differing(_predictions(ctx, weights, batch, batch.images), batch.labels)
 
 
 def _predictions(

@@ -36,7 +36,8 @@ TINY = {
     "mining.prompts.batch": 2,
     "mining.prompts.patch_size": [4, 4],
     "mining.prompts.stride": 4,
-    "mining.warmup": 2,
+    "mining.scouting": 2,
+    "mining.warmup": 1,
     "mining.steps": 1,
     "descent.batch": 3,
     "descent.lr": 0.01,
@@ -396,6 +397,25 @@ def test_rule_for_lambda(reached, agreement, chosen, met):
     assert (choice.scale, choice.met) == (chosen, met)
 
 
+@pytest.mark.parametrize(
+    ("agreement", "chosen", "met", "looks"),
+    [
+        ([1.0, 0.9, 0.98], 0.7, True, 1),
+        ([1.0, 0.97, 0.9], 0.6, True, 2),
+        ([0.9] * 3, 0.5, False, 3),
+    ],
+)
+def test_without_probes_the_largest_that_agrees_is_taken(agreement, chosen, met, looks):
+    grid = [0.5, 0.6, 0.7]
+    rule = lfpm(
+        **{"selection.grid": grid, "selection.reach": None, "selection.agreement": 0.97}
+    ).selection
+    table = dict(zip(grid, agreement, strict=True))
+    choice = choose(rule, lambda scale: Trial(scale, None, table[scale]))
+    assert (choice.scale, choice.met, len(choice.trials)) == (chosen, met, looks)
+    assert choice.undefended == Trial(0.0, None, 1.0)
+
+
 # -- the defence ---------------------------------------------------------------------------------
 
 
@@ -451,7 +471,13 @@ VARIANTS = [
     {"partition.kind": "none", "mining.free": False, "path.share": False},
     {"mining.feature_weight": 0.3, "mining.prompts.fulls": 1, "passes": 900},
     {"mining.prompts.goal": "away", "mining.prompts.places": "fixed", "mining.prompts.frames": 1},
-    {"selection.probe.goal": "away", "sharpness.adaptive": True, "sharpness.kind": "ascent"},
+    {"selection.reach": 0.5, "mining.scouting": 0, "mining.warmup": 2},
+    {
+        "selection.reach": 0.5,
+        "selection.probe.goal": "away",
+        "sharpness.adaptive": True,
+        "sharpness.kind": "ascent",
+    },
 ]
 
 
@@ -464,7 +490,8 @@ def test_pass_budget_is_used_and_never_exceeded(changes):
     assert spent <= method.passes
     assert model.info["steps"] >= 1
     assert cost(method, model.info["steps"] + 1, 3, 24, 12) > method.passes
-    untouched = 1 + len(method.selection.grid) - len(model.info["selection"]["trials"])
+    tried = len(model.info["selection"]["trials"]) - 1
+    untouched = len(method.selection.grid) - tried
     if not untouched:
         assert spent == pytest.approx(cost(method, model.info["steps"], 3, 24, 12))
 
@@ -501,7 +528,9 @@ def test_training_stops_when_the_prompts_no_longer_reach_their_goals():
 
 
 def test_shared_images_cost_the_same_and_are_more():
-    apart, same = (defend(lfpm(**{"path.share": share}))[0] for share in (True, False))
+    apart, same = (
+        defend(lfpm(**{"path.share": share, "selection.grid": [0.5]}))[0] for share in (True, False)
+    )
     assert apart.info["passes"] == pytest.approx(same.info["passes"])
     assert not tiny.equal(apart.encoder, same.encoder)
 

@@ -1,5 +1,7 @@
 """Prompts, mining and displacements: what several defences share."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from benchmark.algebra import norm
 from benchmark.components import build
 from benchmark.optimisation.mining import gain, mine
-from benchmark.optimisation.prompts import LEAST, Given, new_pool, shuffled
+from benchmark.optimisation.prompts import LEAST, PRIOR, Given, new_pool, shuffled
 from benchmark.optimisation.sam import displacement, moved
 from benchmark.optimisation.settings import Prompts
 from benchmark.optimisation.unlabelled import Unlabelled
@@ -21,6 +23,7 @@ SETTINGS = {
     "patches": 2,
     "goal": "away",
     "focus": 0.0,
+    "aim": 0.0,
     "places": "fixed",
     "stride": 4,
     "frame_width": 3,
@@ -116,16 +119,68 @@ def test_a_goal_is_never_the_class_already_predicted(focus):
         assert torch.equal((given.members[60 * task :][:60] - 12 * task) // 4, goal)
 
 
-def test_members_that_succeed_are_drawn_more_often():
-    pool = new_pool(prompts(goal="class", focus=1.0), (4,), 8, generator("pool"))
-    members = torch.arange(16)
-    for _ in range(30):
-        pool = pool.noted(members, members == 5)
+def everyone(pool):
+    """Every member once, at its first place."""
+    return Given(torch.arange(len(pool.values)), pool.offset.clone(), None)
+
+
+@pytest.mark.parametrize("focus", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("aim", [0.0, 2.0])
+def test_goals_and_members_that_succeed_are_drawn_more_often(focus, aim):
+    pool = new_pool(prompts(goal="class", focus=focus, aim=aim), (4,), 8, generator("pool"))
+    for _ in range(40):
+        pool = pool.noted(everyone(pool), torch.arange(16) == 5)
     assert pool.success[5] > 0.99
     assert pool.reached == pytest.approx(1 / 16, abs=1e-3)
-    chosen = pool.assign([torch.full((2000,), 3)], generator("assign")).members
-    odds = (1 + LEAST) / (1 + LEAST + 11 * LEAST)
-    assert (chosen == 5).float().mean() == pytest.approx(odds, abs=0.03)
+    chosen = pool.assign([torch.full((4000,), 3)], generator("assign")).members
+    best, rest = (0.25 + LEAST) ** focus, LEAST**focus
+    assert (chosen // 4 == 1).float().mean() == pytest.approx(best / (best + 2 * rest), abs=0.03)
+    own, other = (1 + LEAST) ** aim, LEAST**aim
+    among = chosen[chosen // 4 == 1]
+    assert (among == 5).float().mean() == pytest.approx(own / (own + 3 * other), abs=0.04)
+
+
+def test_places_where_a_member_succeeds_are_drawn_more_often():
+    chosen = prompts(frames=0, fulls=0, patches=1, patch_size=[4, 4], places="moving", stride=4)
+    pool = new_pool(replace(chosen, goal="class", aim=1.0), (2,), 8, generator("pool"))
+    corners = torch.tensor([[0, 0], [0, 4], [4, 0], [4, 4]])
+    for _ in range(40):
+        pool = pool.noted(
+            Given(torch.zeros(4, dtype=torch.long), corners, None), torch.arange(4) == 2
+        )
+    shifts = pool.assign([torch.ones(4000, dtype=torch.long)], generator("assign")).shifts
+    won = (PRIOR * 0.25 + 1 / 0.3) / (PRIOR + 1 / 0.3) + LEAST
+    lost = PRIOR * 0.25 / (PRIOR + 1 / 0.3) + LEAST
+    share = (shifts == corners[2]).all(1).float().mean()
+    assert share == pytest.approx(won / (won + 3 * lost), abs=0.03)
+
+
+def test_mining_with_a_model_for_each_task_is_mining_each_task_with_its_own():
+    one, data = linear_world()
+    two = {"w": one["w"].flip(0) * 2}
+    start = new_pool(prompts(goal="class", focus=0.0), data.classes, 8, generator("pool"))
+
+    def mined(weights):
+        return mine(Linear(), weights, data, start, 5, generator("mine"))  # type: ignore[arg-type]
+
+    both, first, second = mined([one, two]), mined(one), mined(two)
+    split = start.sizes[0]
+    assert torch.allclose(both.values[:split], first.values[:split], atol=1e-6)
+    assert torch.allclose(both.values[split:], second.values[split:], atol=1e-6)
+    assert not torch.allclose(both.values, first.values, atol=1e-3)
+
+
+def test_what_was_scouted_decides_between_goals_ever_after():
+    pool = new_pool(prompts(goal="class", focus=2.0), (3,), 8, generator("pool"))
+    for _ in range(40):
+        pool = pool.noted(everyone(pool), torch.arange(12) // 4 == 1)
+    moved = pool.moved_on()
+    assert torch.equal(moved.values, pool.values), "prompts are kept"
+    for _ in range(40):
+        moved = moved.noted(everyone(moved), torch.arange(12) // 4 == 0)
+    chosen = moved.assign([torch.full((2000,), 2)], generator("assign")).members
+    assert (chosen // 4 == 1).float().mean() > 0.98
+    assert moved.reached == pytest.approx(1 / 3, abs=1e-3), "reached is of the present weights"
 
 
 @settings(max_examples=20, deadline=None)

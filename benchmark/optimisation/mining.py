@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -19,7 +19,7 @@ Extra: TypeAlias = "Callable[[Tensor, Batch], Tensor]"
 
 def mine(
     encoder: Encoder,
-    weights: StateDict,
+    weights: StateDict | Sequence[StateDict],
     data: Unlabelled,
     pool: Pool,
     steps: int,
@@ -30,7 +30,7 @@ def mine(
 
     Args:
         encoder: the image tower.
-        weights: of the attacked model; frozen.
+        weights: of the attacked model, or of one for each task; frozen.
         data: images, with the predictions that prompts are to overturn.
         pool: where the ascent starts; its settings say how it goes on. Each step costs
             `settings.batch` passes per task, on a fresh batch.
@@ -44,15 +44,23 @@ def mine(
         given = pool.assign(batch.labels, rng)
         with torch.enable_grad():
             values = pool.values.clone().requires_grad_()
-            features = encoder(weights, pool.apply(batch.images, given, values))
+            features = _features(encoder, weights, pool.apply(batch.images, given, values))
             scores = batch.logits(features)
             gained = gain([score / settings.temperature for score in scores], batch, given)
             if extra is not None:
                 gained = gained + extra(features, batch)
             (gradient,) = torch.autograd.grad(gained, values)
         hits = reached([score.argmax(1) for score in scores], batch.labels, given)
-        pool = pool.noted(given.members, torch.cat(hits)).step(gradient, given.members)
+        pool = pool.noted(given, torch.cat(hits)).step(gradient, given.members)
     return pool
+
+
+def _features(encoder: Encoder, weights: StateDict | Sequence[StateDict], images: Tensor) -> Tensor:
+    """(T*b,D) of images (T*b,3,H,W), by one model or by one for each task."""
+    if isinstance(weights, Mapping):
+        return encoder(weights, images)
+    parts = images.split(len(images) // len(weights))
+    return torch.cat([encoder(own, part) for own, part in zip(weights, parts, strict=True)])
 
 
 def gain(scores: Sequence[Tensor], batch: Batch, given: Given) -> Tensor:

@@ -21,7 +21,9 @@ MEMORY = 0.7
 UNKNOWN = 0.5
 """Success of a member that was never tried."""
 LEAST = 0.02
-"""Added to every success where members are drawn by it, so that none is given up."""
+"""Added to every success where arms are drawn by it, so that none is given up."""
+PRIOR = 1.0
+"""Tries that the member's own success counts for in the success of one of its places."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class Pool:
         second: (M,3,H,W) Adam's mean of its square.
         steps: (M,) steps that each member took.
         success: (M,) running mean of the share of images that reached their goal while mined.
+        tries: (M,P) images that a member had at each of its places, row by row; older ones fade.
+        hits: (M,P) those of them that reached their goal.
+        scouted: (M,) success on other weights before these, which decides between goals.
     """
 
     settings: Prompts
@@ -77,6 +82,9 @@ class Pool:
     second: Tensor
     steps: Tensor
     success: Tensor
+    tries: Tensor
+    hits: Tensor
+    scouted: Tensor | None = None
 
     def assign(self, labels: Sequence[Tensor], rng: torch.Generator) -> Given:
         """A member of its own task for every image, drawn on the CPU.
@@ -85,21 +93,24 @@ class Pool:
             labels: per task (b,): the predictions that prompts are to overturn.
             rng: draws goals, members and places.
         """
-        members, goals, start = [], [], 0
+        members, places, goals, start = [], [], [], 0
         per_goal = self.settings.members
         for size, own in zip(self.sizes, labels, strict=True):
             count = len(own)
             if self.settings.goal == "class":
-                within = self._other(own.cpu(), slice(start, start + size), rng)
+                within, place = self._other(own.cpu(), slice(start, start + size), rng)
                 goals.append((within // per_goal).to(own.device))
                 members.append(start + within)
+                places.append(place)
             else:
                 turn = int(torch.randint(per_goal, (), generator=rng))
                 members.append(start + (torch.arange(count) + turn) % per_goal)
+                uniform = torch.rand(count, generator=rng)
+                places.append((uniform * self.places[members[-1]].prod(1)).long())
             start += size
-        chosen = torch.cat(members)
-        uniform = torch.rand(len(chosen), 2, generator=rng)
-        step = (uniform * self.places[chosen]).long()
+        chosen, place = torch.cat(members), torch.cat(places)
+        along = self.places[chosen][:, 1]
+        step = torch.stack([place // along, place % along], 1)
         return Given(
             chosen, self.offset[chosen] + step * self.settings.stride, tuple(goals) or None
         )
@@ -137,25 +148,70 @@ class Pool:
         values = torch.maximum(torch.minimum(values, self.high), self.low) * self.masks
         return replace(self, values=values, first=first, second=second, steps=steps)
 
-    def noted(self, members: Tensor, hits: Tensor) -> Pool:
+    def noted(self, given: Given, hits: Tensor) -> Pool:
         """With the running means of success brought up to date by hits (B,), bool."""
-        counts = torch.zeros_like(self.success).index_add_(0, members, torch.ones(len(members)))
-        won = torch.zeros_like(self.success).index_add_(0, members, hits.float().cpu())
-        moved = MEMORY * self.success + (1 - MEMORY) * won / counts.clamp_min(1)
-        return replace(self, success=torch.where(counts > 0, moved, self.success))
+        members, won = given.members, hits.float().cpu()
+        ones = torch.ones(len(members))
+        counts = torch.zeros_like(self.success).index_add_(0, members, ones)
+        gained = torch.zeros_like(self.success).index_add_(0, members, won)
+        moved = MEMORY * self.success + (1 - MEMORY) * gained / counts.clamp_min(1)
+        arms = (members, self._place(given))
+        fresh = torch.zeros_like(self.tries).index_put_(arms, ones, accumulate=True)
+        kept = torch.where(fresh > 0, MEMORY, 1.0)
+        return replace(
+            self,
+            success=torch.where(counts > 0, moved, self.success),
+            tries=self.tries * kept + fresh,
+            hits=(self.hits * kept).index_put_(arms, won, accumulate=True),
+        )
+
+    def moved_on(self) -> Pool:
+        """The same prompts for other weights; what succeeded so far stays the odds of the goals."""
+        return replace(
+            self,
+            success=torch.full_like(self.success, UNKNOWN),
+            tries=torch.zeros_like(self.tries),
+            hits=torch.zeros_like(self.hits),
+            scouted=self.success,
+        )
 
     @property
     def reached(self) -> float:
         """Mean success over all members, in [0,1]."""
         return float(self.success.mean())
 
-    def _other(self, own: Tensor, task: slice, rng: torch.Generator) -> Tensor:
-        """(b,) members, counted within their task, that aim at another class than `own` (b,)."""
-        per_goal = self.settings.members
-        odds = (self.success[task] + LEAST) ** self.settings.focus
-        aims = torch.arange(len(odds)) // per_goal
-        allowed = (aims != own[:, None]) * odds
-        return torch.multinomial(allowed, 1, generator=rng)[:, 0]
+    def _place(self, given: Given) -> Tensor:
+        """(B,) numbers of the places, row by row, that these members were shifted to."""
+        step = (given.shifts - self.offset[given.members]) // self.settings.stride
+        return step[:, 0] * self.places[given.members][:, 1] + step[:, 1]
+
+    def _odds(self, task: slice) -> Tensor:
+        """(m,P) of a task's members and their places: the odds of each goal, shared out within it.
+
+        At equal success every member of a goal has an equal share, and every place of a member.
+        """
+        per_goal, aim = self.settings.members, self.settings.aim
+        success = PRIOR * self.success[task, None] + self.hits[task]
+        arms = (success / (PRIOR + self.tries[task]) + LEAST) ** aim
+        count = self.places[task].prod(1)[:, None]
+        arms = torch.where(torch.arange(arms.shape[1]) < count, arms / count, 0.0)
+        shared = arms.unflatten(0, (-1, per_goal))
+        shared = shared / shared.sum((1, 2), keepdim=True)
+        suspect = (self._suspicion(task) + LEAST) ** self.settings.focus
+        return (suspect[:, None, None] * shared).flatten(0, 1)
+
+    def _suspicion(self, task: slice) -> Tensor:
+        """(G,) mean success of each goal's members, before `moved_on` if that was called."""
+        known = self.success if self.scouted is None else self.scouted
+        return known[task].view(-1, self.settings.members).mean(1)
+
+    def _other(self, own: Tensor, task: slice, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(b,) members, counted within their task, that aim at another class than `own`; places."""
+        odds = self._odds(task)
+        aims = torch.arange(len(odds)) // self.settings.members
+        allowed = (aims != own[:, None])[..., None] * odds
+        arm = torch.multinomial(allowed.flatten(1), 1, generator=rng)[:, 0]
+        return arm // odds.shape[1], arm % odds.shape[1]
 
 
 def _shifted(values: Tensor, shifts: Tensor) -> Tensor:
@@ -188,6 +244,8 @@ def new_pool(
     width = (high - low) * torch.where(pasted == 1, 1.0, settings.start)
     values = ((low + high) / 2 + (uniform - 0.5) * width) * masks
     still = torch.zeros_like(values).to(device)
+    places = torch.tensor([one.places for one in found])
+    unseen = torch.zeros(len(found), int(places.prod(1).max()))
     return Pool(
         settings=settings,
         sizes=tuple(count * settings.members for count in goals),
@@ -197,11 +255,13 @@ def new_pool(
         low=low.to(device),
         high=high.to(device),
         offset=torch.tensor([one.offset for one in found]),
-        places=torch.tensor([one.places for one in found]),
+        places=places,
         first=still,
         second=still,
         steps=torch.zeros(len(found)),
         success=torch.full((len(found),), UNKNOWN),
+        tries=unseen,
+        hits=unseen,
     )
 
 

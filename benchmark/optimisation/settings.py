@@ -25,8 +25,9 @@ class Prompts:
         patches: members that replace a small square, each of a size of its own.
         goal: "away": one goal per task, away from the prediction, towards no class in particular;
             "class": a goal per class of the task, which images already predicted so never get.
-        focus: for "class": members are drawn with odds of their success so far to this power; 0:
-            all alike.
+        focus: for "class": goals are drawn with odds of the mean success of their members so far to
+            this power; 0: all alike.
+        aim: for "class": the same for a goal's members and their places among themselves.
         places: of the squares. "fixed": each in a cell of its own, of a grid over the image;
             "moving": its content is pasted anew for every image, anywhere on a grid of `stride`
             pixels. The squares of a goal have different offsets on that grid, evenly spread.
@@ -46,6 +47,7 @@ class Prompts:
     patches: Count
     goal: Literal["away", "class"]
     focus: Annotated[float, Field(ge=0, le=8)]
+    aim: Annotated[float, Field(ge=0, le=8)]
     places: Literal["fixed", "moving"]
     stride: Pixels
     frame_width: Pixels
