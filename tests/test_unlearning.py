@@ -164,18 +164,20 @@ def test_shared_risk_is_finite_with_a_bounded_slope_when_the_model_is_sure():
 
 
 @pytest.mark.parametrize(
-    ("curve", "slack", "kept"),
+    ("curve", "slack", "start_counts", "kept"),
     [
-        ([0.5, 0.7, 0.6, 0.65], 0.0, 1),
-        ([0.5, 0.7, 0.6, 0.65], 0.06, 3),
-        ([1.0, 0.9, 0.85, 0.8], 0.15, 2),
-        ([1.0, 0.8, 0.7, 0.6], 0.15, 0),
-        ([0.7, 0.5, 0.7, 0.5], 0.0, 2),
-        ([0.5, 0.45, 0.9, 0.7], 0.1, 2),
+        ([0.5, 0.7, 0.6, 0.65], 0.0, True, 1),
+        ([0.5, 0.7, 0.6, 0.65], 0.06, True, 3),
+        ([1.0, 0.9, 0.85, 0.8], 0.15, True, 2),
+        ([1.0, 0.8, 0.7, 0.6], 0.15, True, 0),
+        ([1.0, 0.8, 0.7, 0.6], 0.15, False, 2),
+        ([1.0, 0.5, 0.6, 0.7], 0.0, False, 3),
+        ([0.7, 0.5, 0.7, 0.5], 0.0, True, 2),
+        ([0.5, 0.45, 0.9, 0.7], 0.1, True, 2),
     ],
 )
 def test_the_latest_point_within_the_slack_of_the_best_is_kept(
-    curve: list[float], slack: float, kept: int
+    curve: list[float], slack: float, start_counts: bool, kept: int
 ):
     values = iter(curve)
     points: list[float] = []
@@ -193,6 +195,7 @@ def test_the_latest_point_within_the_slack_of_the_best_is_kept(
         differentiate,
         judge,
         slack,
+        start_counts,
         lambda done, total: None,
     )
     assert [step for step, _ in told] == [0, 1, 2, 3]
@@ -455,6 +458,8 @@ def test_nothing_is_mutated_runs_repeat_and_something_is_learnt(name: str):
     assert first.encoder.keys() == BASE.keys()
     wild = run(defense(name, lr=0.02, slack=1.0))
     assert not close(wild.encoder, MERGED, 1e-4)
+    if name in UNLABELLED:
+        assert not tiny.equal(first.encoder, MERGED)
     assert part.place == "after"
     assert part.accepts(MERGE) is None
 

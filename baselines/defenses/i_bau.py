@@ -49,7 +49,8 @@ class IBau:
         batch: images per task, both of an ascent step and of an outer step.
         checks: how often the selection images are looked at.
         slack: the latest point is kept whose accuracy (with "pseudo": agreement with the undefended
-            model) on the selection third is within this of the best.
+            model) on the selection third is within this of the best;
+            the merge itself counts with labels only.
         rounds: how often the perturbations are mined anew, evenly spread over the steps.
         ascent_steps: inner steps per round.
         ascent_lr: their learning rate, plain gradient, in pixel units.
@@ -63,7 +64,7 @@ class IBau:
             product of one image counts as 4/3.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = "after"
     supervision: Supervision
     lr: Annotated[float, Field(gt=0, le=1)]

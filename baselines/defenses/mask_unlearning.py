@@ -50,7 +50,7 @@ class MaskUnlearning:
         batch: images per task, both of the perturbations' and of the mask's step.
         checks: how often the selection images are looked at.
         slack: the latest point is kept whose agreement with the undefended model on the selection
-            third is within this of the best.
+            third is within this of the best trained point's.
         adversarial_weight: w_adv.
         sharing_weight: w_share; 0 needs no reference in the perturbations' step.
         perturbed_weight: w_perturbed.
@@ -59,7 +59,7 @@ class MaskUnlearning:
         passes: image passes, selection included; they fix the number of steps.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = "after"
     lr: Annotated[float, Field(gt=0, le=10)]
     warmup: Annotated[float, Field(ge=0, lt=1)]

@@ -41,12 +41,12 @@ class PromptUnlearning:
         batch: images per task and descent step, each taken clean and prompted.
         checks: how often the selection images are looked at.
         slack: the latest point is kept whose agreement with the undefended model on the selection
-            third is within this of the best.
+            third is within this of the best trained point's.
         images: unlabelled dev images per task.
         passes: image passes, selection included; they fix the number of steps.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = "after"
     prompts: Prompts
     first_steps: Annotated[int, Field(ge=0, le=10_000)]

@@ -47,7 +47,8 @@ class Sau:
         batch: images per task and step.
         checks: how often the selection images are looked at.
         slack: the latest point is kept whose accuracy (with "pseudo": agreement with the undefended
-            model) on the selection third is within this of the best.
+            model) on the selection third is within this of the best;
+            the merge itself counts with labels only.
         bound: largest change of a pixel, in units of the range [0,1]; 0 is plain fine-tuning.
         square: side in pixels of the square, placed at random per image and step, that a
             perturbation is confined to; None: the whole image (the paper's threat).
@@ -61,7 +62,7 @@ class Sau:
         passes: image passes, selection included; they fix the number of steps.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     place: ClassVar[Place] = "after"
     supervision: Supervision
     lr: Annotated[float, Field(gt=0, le=1)]

@@ -45,6 +45,7 @@ def descend(
     differentiate: Differentiate,
     judge: Judge,
     slack: float,
+    start_counts: bool,
     progress: Progress,
 ) -> tuple[Tensors, list[list[float]]]:
     """The kept point and the (step, criterion) of every look.
@@ -54,9 +55,9 @@ def descend(
         schedule: see there.
         differentiate: the gradient of a step.
         judge: the clean criterion.
-        slack: of the points whose criterion is within this of the best, the latest is kept. With 0
-            that is the best; agreement with the start is 1 at the start itself, so there some is
-            needed.
+        slack: of the points whose criterion is within this of the best, the latest is kept.
+        start_counts: whether the start is one of these points. Where the criterion is agreement
+            with the start, it is 1 there by definition, and the start would often be all there is.
         progress: called with (steps done, steps in all).
     """
     moving = {name: value.detach().clone() for name, value in start.items()}
@@ -71,7 +72,7 @@ def descend(
         if step in points:
             now = {name: value.detach().clone() for name, value in moving.items()}
             curve.append([step, judge(now)])
-            if within(curve, slack):
+            if within(curve if start_counts else curve[1:], slack):
                 kept = now
         if step < schedule.steps:
             optimiser.param_groups[0]["lr"] = cosine_rate(
@@ -90,5 +91,5 @@ def within(curve: list[list[float]], slack: float) -> bool:
     The latest such point is the latest within `slack` of the best of all: a better point that comes
     later is itself within it.
     """
-    # 1e-9: an agreement of exactly 0.85 must not fail by a rounding error.
-    return curve[-1][1] >= max(value for _, value in curve) - slack - 1e-9
+    # 1e-9: an agreement that is less by exactly the slack must not fail by a rounding error.
+    return bool(curve) and curve[-1][1] >= max(value for _, value in curve) - slack - 1e-9

@@ -37,7 +37,8 @@ class Unlearning:
         warmup: share of the steps with a rising learning rate.
         checks: how often the selection images are looked at after the start.
         slack: the latest point is kept whose accuracy (with "pseudo": agreement with the undefended
-            model) on the selection third is within this of the best.
+            model) on the selection third is within this of the best. The merge itself is one of the
+            points with labels only.
         images: dev images per task.
         passes: image passes, pseudo-labels and selection included; they fix the number of steps.
     """
@@ -108,6 +109,7 @@ def unlearned(
             making(train, steps),
             lambda point: mean_accuracy(ctx, weights_of(point), select),
             values.slack,
+            values.supervision == "labels",
             ctx.progress,
         )
         encoder = weights_of(kept)
