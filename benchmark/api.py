@@ -9,6 +9,7 @@ Example:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,8 @@ def merge(
         AccessDenied: the merge needs images; run it as a cell instead.
     """
     node = {**option("merge", name), **params}
+    if "defaults" in node or "${" in json.dumps(node, default=str):
+        raise AccessDenied(f"merge '{name}' needs more than weights: run it as a cell")
     method = build(node, "merge")
     experts = [Expert(task, weights, f"api/{task}") for task, weights in finetuned.items()]
     if not experts:

@@ -155,7 +155,8 @@ def _plan_models(graph: Graph, cell: Cell) -> None:
         after = [*experts, *dev, *heads, *([cell.compromise()] if side == "attacked" else [])]
         whose = f"attacked by {cell.names['attack']}" if side == "attacked" else side
         label = f"merge {cell.names['merge']} ({whose}) seed {cell.seed}"
-        graph.want(cell, cell.merged(side), label, ("merged", side), after, 4_000)
+        price = max(4_000.0, float(getattr(cell.merge, "passes", 0)))
+        graph.want(cell, cell.merged(side), label, ("merged", side), after, price)
     for side in sides[:2]:
         stage, label = cell.defended(side), f"defend {side} {_row(cell)}"
         after = [cell.merged(side), *dev, *heads]

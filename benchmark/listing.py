@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import yaml
+
 from benchmark import components
 from benchmark.errors import BenchError, nearest
 from benchmark.types import Grant
@@ -86,14 +88,39 @@ def _grant(grant: Grant) -> str:
 
 
 def _sees(node: Mapping[str, Any], where: str) -> str | None:
-    """The component's needs, where its values do not hang on the rest of the configuration.
+    """The component's needs under the default budget; None for one that asks for nothing itself.
 
-    None for a component that is handed its images, if any, and asks for none.
+    Where its values hang on anything else of the configuration there is no saying.
     """
-    if "defaults" in node or "${" in json.dumps(node, default=str):
+    budget, worth = _budget()
+    known = _replaced(node, worth)
+    if "defaults" in known or "${" in json.dumps(known, default=str):
         return "depends on the configuration"
-    part = components.build(node, where)
-    return describe(part.needs) if hasattr(part, "needs") else None
+    part = components.build(known, where)
+    if not hasattr(part, "needs"):
+        return None
+    seen = describe(part.needs)
+    return seen if known == node or not part.needs else f"{seen} (budget={budget})"
+
+
+def _budget() -> tuple[str, dict[str, Any]]:
+    """The default budget: its name, and interpolation -> value; empty where there is none."""
+    run = components.CONF / "run.yaml"
+    entries = yaml.safe_load(run.read_text())["defaults"] if run.exists() else []
+    names = [one["budget"] for one in entries if isinstance(one, Mapping) and "budget" in one]
+    if not names:
+        return "", {}
+    found = components.option("budget", names[0])
+    return names[0], {f"${{budget.{key}}}": value for key, value in found.items()}
+
+
+def _replaced(value: Any, worth: Mapping[str, Any]) -> Any:
+    """Plain JSON with the strings that `worth` knows replaced."""
+    if isinstance(value, Mapping):
+        return {key: _replaced(one, worth) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_replaced(one, worth) for one in value]
+    return worth.get(value, value) if isinstance(value, str) else value
 
 
 def _paper(doc: str) -> str | None:

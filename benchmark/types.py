@@ -46,7 +46,8 @@ class Model:
 
     Attributes:
         encoder: merged weights of the image tower.
-        adapters: per task, tensors applied to that task's features only.
+        adapters: per task, `down` and `up`: what stands between the encoder's features and this
+            task's head (`benchmark.models.heads.adapted`).
         artifacts: by-products worth keeping (an anti-backdoor task vector, mined prompts).
         info: plain JSON: what was chosen and why, passes used. It lands in the record.
     """
