@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from benchmark.components import role
 from benchmark.context import Context, Progress
 from benchmark.contribution import contribution
 from benchmark.data.generate import generate
-from benchmark.evaluation import TestSet, evaluate
+from benchmark.implanting import judged
 from benchmark.measuring import measure, measure_curve
 from benchmark.memoised import Incompatible, Memoised
 from benchmark.models.backbone import image_tower
@@ -120,10 +120,13 @@ class Bench:
 
         def make() -> Artifact:
             data = self.cell.datasets[task]
-            args = (self.clip, self.cell.backbone, data.classnames, data.templates)
-            return {"head": zero_shot_head(*args)}, {}
+            return {"head": self.text_head(data.classnames, data.templates)}, {}
 
         return self._stage(self.cell.head(task), make)[0]["head"].to(self.device)
+
+    def text_head(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """The zero-shot head (C,D) of any class names; on the CPU, not kept."""
+        return zero_shot_head(self.clip, self.cell.backbone, names, templates)
 
     def expert(self, task: str) -> Expert:
         """An honest contributor's weights."""
@@ -157,6 +160,7 @@ class Bench:
             progress=self.progress,
             _split=self.split,
             _stage=self.store.stage,
+            _text=self.text_head,
         )
 
     # -- this cell --
@@ -170,31 +174,17 @@ class Bench:
             ctx = self.context(role("attack", attack), attack.needs, tasks)
             owned = frozenset(attack.adversaries or dict(self.cell.victims))
             honest = {task: self.expert(task) for task in attack.adversaries}
-            narrowed = replace(ctx, visible=owned)
-            return dump_compromise(attack(self.base, honest, attack.adversaries, narrowed))
+            # Of a victim that is not its own it does not even have the head.
+            heads = {task: head for task, head in ctx.heads.items() if task in owned}
+            ctx = replace(ctx, visible=owned, heads=heads, captions=self.cell.captions)
+            return dump_compromise(attack(self.base, honest, attack.adversaries, ctx))
 
         tensors, info = self._stage(stage, make)
         return load_compromise(self._on_device(tensors), info, key_of(*stage))
 
     def implanted(self) -> str | None:
         """The attack's own verdict on dev images: None, or why the backdoor is not there."""
-        attack = self.cell.attack
-
-        def make() -> Artifact:
-            planted = self.compromise()
-            rates = []
-            for threat in planted.threats:
-                weights = (
-                    planted.experts[threat.attackers[0]].weights if threat.attackers else self.base
-                )
-                images, labels = self.split(threat.task, "dev")
-                tests = {threat.task: TestSet(images, labels, self.head(threat.task))}
-                counts, _ = evaluate(self.encoder, weights, tests, [threat], flip_images=1)
-                rates.append(counts.threats[0].asr.rate)
-            controls = {"asr": min(rates)}
-            return {}, {**controls, "reason": attack.implanted(controls)}
-
-        return self._stage(self.cell.implanted(), make)[1]["reason"]
+        return self._stage(self.cell.implanted(), lambda: judged(self))[1]["reason"]
 
     def experts(self, side: str) -> list[Expert]:
         """The experts merged on one of `cell.SIDES`, in the suite's order."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
+from benchmark.aims import check_attack, known_captions
 from benchmark.components import build, identity
 from benchmark.errors import BenchError, nearest
 from benchmark.measured import check_images, curve_inputs, image_keys
@@ -111,15 +112,22 @@ class Cell:
         """Tasks whose heads an attack may use: those of its adversaries and its victims."""
         return tuple(dict.fromkeys((*self.attack.adversaries, *dict(self.victims))))
 
+    @cached_property
+    def captions(self) -> dict[str, tuple[str, ...]]:
+        """Task -> class names that the attack may know, if it reads captions."""
+        return known_captions(self)
+
     @once
     def compromise(self) -> Stage:
         """The stage of the attack: replaced experts and triggers."""
-        inputs = {
+        inputs: dict[str, Any] = {
             "attack": identity(self.attack),
             "scope": self.scope(self.attack_tasks),
             "experts": {task: key_of(*self.expert(task)) for task in self.attack.adversaries},
             "seed": self.seed,
         }
+        if self.captions:
+            inputs["captions"] = self.captions
         return "attack", 1, inputs
 
     def implanted(self) -> Stage:
@@ -264,24 +272,7 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
     cell = Cell(
         config=config, suite=suite, datasets=datasets, seed=seed, names=config["names"], **parts
     )
-    _check_attack(cell)
+    check_attack(cell)
     check_images(cell)
     check_stress(cell)
     return cell
-
-
-def _check_attack(cell: Cell) -> None:
-    tasks = cell.suite.tasks
-    for task in cell.attack_tasks:
-        if task not in tasks:
-            raise BenchError(
-                f"attack.adversary={task} is not among the merged tasks{nearest(task, tasks)}"
-            )
-    for task, target in cell.victims:
-        classes = len(cell.datasets[task].classnames)
-        if not 0 <= target < classes:
-            raise BenchError(
-                f"attack.target={target}: task '{task}' has classes 0 to {classes - 1}; choose one"
-            )
-    if len(set(cell.attack.adversaries)) == len(tasks):
-        raise BenchError("every merged task is an adversary: leave at least one honest contributor")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +46,14 @@ class Context:
         peft: the adapter that contributors train instead of every weight; None: full fine-tuning.
         device: where tensors should live.
         granted: what the component declared in `needs`.
-        visible: tasks whose images it may ask for (an attacker: only its own).
+        visible: tasks whose images it may ask for (an attacker: only its own); of others it sees
+            what a grant names with `only`.
         scope: plain JSON naming the suite; part of every stage's key.
         progress: called with (done, total) on long work.
         adapters: task -> the adapter that the model at hand brings for it, for a component that is
             handed one: a defence the undefended merge, a stress the model it changes.
+        captions: task -> class names of the public pre-training captions, for attacks that say
+            `reads_captions`; of a victim that is not its own an attacker knows the target's alone.
     """
 
     role: tuple[str, ...]
@@ -67,6 +70,8 @@ class Context:
     _split: Callable[[str, str], tuple[Tensor, Tensor]]
     _stage: Callable[[str, int, Mapping[str, Any], Callable[[], Artifact]], Artifact]
     adapters: Mapping[str, StateDict] = field(default_factory=dict)
+    captions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    _text: Callable[[Sequence[str], Sequence[str]], Tensor] | None = None
 
     def classifier(self, task: str) -> Head:
         """The task's head as the model at hand uses it: behind its adapter, where it has one.
@@ -90,15 +95,26 @@ class Context:
         A smaller `per_task` is a prefix of a larger one. Raises AccessDenied beyond `needs`.
         """
         who = "/".join(self.role)
-        if not any(held.covers(grant) for held in self.granted):
+        held = [one for one in self.granted if one.covers(grant)]
+        if not held:
             raise AccessDenied(f"{who} asked for {grant}, which its `needs` do not declare")
-        if task not in self.visible:
+        named = {one.only[0] for one in held if one.only}
+        if task not in self.visible | named or (grant.only and grant.only[0] != task):
             raise AccessDenied(f"{who} may not see images of task '{task}'")
         images, labels = self._split(task, grant.split)
-        order = handing_order(self.seed, task, grant.split, len(images))[: grant.per_task]
+        order = handing_order(self.seed, task, grant.split, len(images))
+        if grant.only:
+            order = order[labels[order] == grant.only[1]]
+        order = order[: grant.per_task]
         return Images(
             images[order].to(self.device), labels[order].to(self.device) if grant.labels else None
         )
+
+    def text_head(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """The zero-shot head (C,D) of any names: the pre-trained text tower is public."""
+        if self._text is None:
+            raise AccessDenied(f"{'/'.join(self.role)} has no text tower at hand: run it as a cell")
+        return self._text(names, templates)
 
     def features(self, model: StateDict, images: Tensor, batch: int = 500) -> Tensor:
         """Features (N,D) of images under `model`, without gradient, in batches."""

@@ -84,7 +84,8 @@ def describe(needs: Sequence[Grant]) -> str:
 
 def _grant(grant: Grant) -> str:
     many = "all" if grant.per_task is None else str(grant.per_task)
-    return f"{many} {grant.split} images per task, {'with' if grant.labels else 'no'} labels"
+    whose = "per task" if grant.only is None else "of class {1} of '{0}'".format(*grant.only)
+    return f"{many} {grant.split} images {whose}, {'with' if grant.labels else 'no'} labels"
 
 
 def _sees(node: Mapping[str, Any], where: str) -> str | None:

@@ -131,11 +131,14 @@ class Grant:
         split: "train" or "dev".
         labels: whether the true labels come along.
         per_task: at most this many images per task; None means the whole split.
+        only: (task, class): images of that class of that task only, whoever owns the task; how
+            many of them, `per_task` says.
     """
 
     split: Literal["train", "dev"]
     labels: bool
     per_task: int | None = None
+    only: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse the test split, which no component may ever see."""
@@ -145,14 +148,16 @@ class Grant:
     def __str__(self) -> str:
         """E.g. "300 unlabelled dev images per task"."""
         count = "all" if self.per_task is None else str(self.per_task)
-        return f"{count} {'' if self.labels else 'un'}labelled {self.split} images per task"
+        whose = "per task" if self.only is None else "of task '{}', class {}".format(*self.only)
+        return f"{count} {'' if self.labels else 'un'}labelled {self.split} images {whose}"
 
     def covers(self, asked: Grant) -> bool:
         """Whether holding this grant allows what `asked` asks for."""
         enough = self.per_task is None or (
             asked.per_task is not None and asked.per_task <= self.per_task
         )
-        return self.split == asked.split and enough and (self.labels or not asked.labels)
+        same = self.split == asked.split and self.only in (None, asked.only)
+        return same and enough and (self.labels or not asked.labels)
 
 
 @dataclass(frozen=True, slots=True)
