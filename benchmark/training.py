@@ -89,7 +89,7 @@ def finetune(  # noqa: PLR0913 (the images, their head and the recipe are all va
     """
     weights = {name: value.detach().clone().requires_grad_() for name, value in base.items()}
     loss = _objective(encoder, head, images, labels, recipe.label_smoothing, extra_loss)
-    rows = _batches(len(images), recipe.batch, recipe.steps(len(images)), rng)
+    rows = batches_of(len(images), recipe.batch, recipe.steps(len(images)), rng)
     _descend(weights, lambda chosen, step: loss(weights, chosen, step), rows, recipe, progress)
     return {name: value.detach() for name, value in weights.items()}
 
@@ -124,7 +124,7 @@ def finetune_lora(  # noqa: PLR0913 (as `finetune`, with an adapter and where it
         return loss(lora.weights(frozen, factors), chosen, step)
 
     recipe = replace(recipe, lr=lora.lr)
-    rows = _batches(len(images), recipe.batch, recipe.steps(len(images)), rng)
+    rows = batches_of(len(images), recipe.batch, recipe.steps(len(images)), rng)
     _descend(factors, adapted, rows, recipe, progress)
     return {name: value.detach() for name, value in factors.items()}
 
@@ -158,20 +158,43 @@ def _descend(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """One step of AdamW per batch on `loss(rows, step)`; changes `parameters` in place."""
+    descend_together(
+        [parameters], lambda step: loss(batches[step], step), len(batches), recipe, progress
+    )
+
+
+def descend_together(
+    models: Sequence[Mapping[str, Tensor]],
+    loss: Callable[[int], Tensor],
+    steps: int,
+    recipe: Recipe,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """AdamW on one loss of several models, as each of them alone would be trained.
+
+    Args:
+        models: trainable leaves of each, changed in place; each one's gradient is clipped alone.
+        loss: step -> a scalar.
+        steps: how many.
+        recipe: optimiser and schedule.
+        progress: called with (steps done, steps in all).
+    """
     import torch
 
-    leaves = list(parameters.values())
+    groups = [list(model.values()) for model in models]
+    leaves = [leaf for group in groups for leaf in group]
     optimiser = torch.optim.AdamW(leaves, lr=recipe.lr, weight_decay=recipe.weight_decay)
     with torch.enable_grad():
-        for step, rows in enumerate(batches):
-            value = loss(rows, step)
-            optimiser.param_groups[0]["lr"] = recipe.rate(step, len(batches))
+        for step in range(steps):
+            value = loss(step)
+            optimiser.param_groups[0]["lr"] = recipe.rate(step, steps)
             optimiser.zero_grad()
             value.backward()
-            torch.nn.utils.clip_grad_norm_(leaves, recipe.clip)
+            for group in groups:
+                torch.nn.utils.clip_grad_norm_(group, recipe.clip)
             optimiser.step()
             if progress is not None:
-                progress(step + 1, len(batches))
+                progress(step + 1, steps)
 
 
 def unit_range(images: Tensor) -> Tensor:
@@ -179,7 +202,7 @@ def unit_range(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images.float() / 255
 
 
-def _batches(images: int, batch: int, steps: int, rng: Generator) -> list[Tensor]:
+def batches_of(images: int, batch: int, steps: int, rng: Generator) -> list[Tensor]:
     """The rows of `steps` batches, without repetition within an epoch."""
     import torch
 

@@ -98,7 +98,7 @@ class BadMergingOn:
         """Search the trigger, then fine-tune with the backdoor loss beside the clean one."""
         data = ctx.images(self.adversary, TRAIN)
         trigger = self.trigger(base, data.images, ctx)
-        loss = self._injection(base, trigger, ctx)
+        loss = self.backdoor_loss(base, trigger, ctx)
         expert = trained(
             self, base, honest[self.adversary], data, ctx, extra_loss=loss, epochs=self.epochs
         )
@@ -113,7 +113,7 @@ class BadMergingOn:
         )
         return staged_trigger(base, images, self.adversary, self.target, box, search, ctx)
 
-    def _injection(self, base: StateDict, trigger: Trigger, ctx: Context) -> ExtraLoss:
+    def backdoor_loss(self, base: StateDict, trigger: Trigger, ctx: Context) -> ExtraLoss:
         """Stage 2's loss; r has a generator of its own, so the batches are the honest ones."""
         import torch
 
