@@ -58,7 +58,8 @@ def _dump_threats(threats: Sequence[Threat]) -> tuple[dict[str, Tensor], list[di
     nodes = []
     for i, threat in enumerate(threats):
         state, settings = trigger_state(threat.trigger)
-        tensors |= above(state, f"threat/{i}/")
+        # Threats may share a trigger; in a file each has its own.
+        tensors |= above({name: one.clone() for name, one in state.items()}, f"threat/{i}/")
         plain = {"task": threat.task, "target": threat.target, "attackers": list(threat.attackers)}
         nodes.append({**plain, "trigger": settings})
     return tensors, nodes

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
+from benchmark.artifacts import dump_compromise
 from benchmark.attacks.mergebackdoor import MergeBackdoor
 from benchmark.bench import Bench
 from benchmark.components import build, option
@@ -61,6 +63,7 @@ def test_training_is_deterministic_and_leaves_the_base_alone(honest: dict[str, E
         assert not tiny.equal(first.experts[task].weights, honest[task].weights)
         assert not any(one.requires_grad for one in first.experts[task].weights.values())
     assert tiny.equal(BASE, base)
+    safetensors.torch.save(dump_compromise(first)[0])  # the one trigger of both threats is no clash
     aims = [(one.task, one.target, one.attackers) for one in first.threats]
     assert aims == [("a", 1, ("a", "b")), ("b", 2, ("a", "b"))]
 
