@@ -69,7 +69,10 @@ def _dispatch(words: list[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are BenchErrors: one sentence, exit code 2."""
+    """argparse whose errors are BenchErrors: one sentence, exit code 2; flags in full only."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise BenchError(f"{message} ({self.prog} --help shows what there is)")
