@@ -105,15 +105,18 @@ def _fresh_pool(
     rng = ctx.rng("pool", step)
     pool = new_pool(mining.prompts, problem.data.classes, problem.data.image_side, rng, ctx.device)
     if mining.scouting:
-        pool = _scouted(problem, pool, mining.scouting, rng)
+        pool = _scouted(problem, pool, mining.scouting, rng, ctx)
     return mined(problem, pool, energy, weights, mining.warmup, rng)
 
 
-def _scouted(problem: Problem, pool: Pool, steps: int, rng: torch.Generator) -> Pool:
+def _scouted(problem: Problem, pool: Pool, steps: int, rng: torch.Generator, ctx: Context) -> Pool:
     """The pool after ascent on the contributors' models; those of one task take turns."""
+    heads = [
+        ctx.heads[task] for task in problem.data.tasks
+    ]  # an adapter is the merge's, not theirs
     for step in range(steps):
         turn = [own[step % len(own)] for own in problem.uploads]
-        pool = mine(problem.encoder, turn, problem.data, pool, 1, rng)
+        pool = mine(problem.encoder, turn, problem.data, pool, 1, rng, heads=heads)
     return pool.moved_on()
 
 

@@ -151,8 +151,10 @@ def node_of(name: str) -> dict[str, Any]:
     """The values of a defence with a small budget; parts from other options are left out."""
     node = {k: v for k, v in option("defense", name).items() if k != "defaults"}
     small = {k: BUDGET.get(str(v), TOY.get(k, v)) for k, v in node.items()}
-    if "selection" in node:
-        small["passes"] = 1200  # the search for its scale alone costs 1,092
+    if "mining" in node:
+        # Scouting looks at contributors, whose heads have no adapters.
+        small["mining"] = {**node["mining"], "scouting": 0}
+        small["passes"] = 1200
     if "source" in fields_of(node):
         small["source"] = node_of("lfpm")
     if "origin" in fields_of(node):

@@ -231,7 +231,7 @@ def test_a_new_merge_is_two_files(checkout, store, tmp_path):
     assert "newcomer" in listed.stdout
     # A glob sweep picks it up, and the others' records come from the store as they are.
     before = read(store)
-    sweep = ["-m", "attack=badnets", "merge=glob(*,exclude=simple*)", "defense=none"]
+    sweep = ["-m", "attack=badnets", "merge=glob([new*,ti*,task*])", "defense=none"]
     done = bench("run", *sweep, *WORDS, *ATTACKS, store=store, root=checkout)
     assert "3 of 3 cells done, 1 computed now" in done.stderr, done.stderr
     after = read(store)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.models.encoder import Encoder
+from benchmark.models.heads import Head, logits
 from benchmark.optimisation.prompts import Given, Pool
 from benchmark.optimisation.unlabelled import Batch, Unlabelled, cross_entropy
 from benchmark.types import StateDict
@@ -25,6 +26,7 @@ def mine(
     steps: int,
     rng: torch.Generator,
     extra: Extra | None = None,
+    heads: Sequence[Head] | None = None,
 ) -> Pool:
     """The pool after `steps` ascent steps towards its goals.
 
@@ -37,6 +39,7 @@ def mine(
         steps: how many.
         rng: draws batches and which prompt each image is given.
         extra: added to what is raised.
+        heads: one per task, where the attacked models are not those that the data's heads judge.
     """
     settings = pool.settings
     for _ in range(steps):
@@ -45,7 +48,7 @@ def mine(
         with torch.enable_grad():
             values = pool.values.clone().requires_grad_()
             features = _features(encoder, weights, pool.apply(batch.images, given, values))
-            scores = batch.logits(features)
+            scores = _scores(features, batch.heads if heads is None else heads)
             gained = gain([score / settings.temperature for score in scores], batch, given)
             if extra is not None:
                 gained = gained + extra(features, batch)
@@ -61,6 +64,12 @@ def _features(encoder: Encoder, weights: StateDict | Sequence[StateDict], images
         return encoder(weights, images)
     parts = images.split(len(images) // len(weights))
     return torch.cat([encoder(own, part) for own, part in zip(weights, parts, strict=True)])
+
+
+def _scores(features: Tensor, heads: Sequence[Head]) -> list[Tensor]:
+    """Per task (b,C) from features (T*b,D)."""
+    parts = features.split(len(features) // len(heads))
+    return [logits(part, head) for part, head in zip(parts, heads, strict=True)]
 
 
 def gain(scores: Sequence[Tensor], batch: Batch, given: Given) -> Tensor:

@@ -96,8 +96,8 @@ def unlearned(
     before = passes_used(ctx.encoder)
     tasks = list(dict.fromkeys(expert.task for expert in experts))
     train, select = dev_parts(ctx, tasks, values.grant)
-    seen = count_images(train) + count_images(select)
-    steps = _steps(values, prices(train), count_images(select))
+    seen, selecting = count_images(train) + count_images(select), count_images(select)
+    steps = _steps(values, prices(train), selecting)
     encoder: StateDict = {name: value.clone() for name, value in model.encoder.items()}
     curve: list[list[float]] = []
     if steps:
@@ -108,16 +108,14 @@ def unlearned(
             Schedule(values.lr, values.weight_decay, values.warmup, steps, values.checks),
             making(train, steps),
             lambda point: mean_accuracy(ctx, weights_of(point), select),
-            values.slack,
-            values.supervision == "labels",
-            ctx.progress,
+            *(values.slack, values.supervision == "labels", ctx.progress),
         )
         encoder = weights_of(kept)
     info = {
         "steps": steps,
         values.criterion: curve,
         "images": seen,
-        "labels": seen if values.grant.labels else 0,
+        "labels": seen * values.grant.labels,
         "passes": passes_used(ctx.encoder) - before,
         "merge": dict(model.info),
     }
