@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint clean results
+.PHONY: demo test test-slow lint clean results oracles bench
 
 demo: $(READY)            ## the embedded experiment: table, csv and HTML report in ./demo
 	$(BIN)/lfpm-bench demo
@@ -29,6 +29,12 @@ results: $(READY)         ## regenerate results/ (hours on two cores; computes w
 	done
 	$(BIN)/python -m benchmark.readme
 
+oracles: $(READY)         ## our mathematics beside mergekit, peft and fusion-bench, each in .oracles/ (3 GB, once)
+	$(BIN)/python -m tests.oracles
+
+bench: $(READY)           ## speed and memory beside fusion-bench and mergekit (at most 90 minutes, on an idle machine)
+	$(BIN)/python -m tests.bench
+
 # One step: exact versions with hashes, then this checkout itself. Skipped when nothing changed.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; say make PYTHON=/path/to/it" if sys.version_info < (3, 11) else 0)'
@@ -38,4 +44,4 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 clean:                    ## remove the environment and caches (not the store of results)
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis demo
+	rm -rf $(VENV) .oracles build *.egg-info .pytest_cache .ruff_cache .hypothesis demo

@@ -64,7 +64,10 @@ def test_the_table_is_what_the_records_give():
     assert shown.strip() == block(made).strip()
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("results/*/*.md")), ids=lambda path: path.stem)
+TABLES = [path for path in ROOT.glob("results/*/*.md") if (path.parent / "records").is_dir()]
+
+
+@pytest.mark.parametrize("path", sorted(TABLES), ids=lambda path: path.stem)
 @pytest.mark.parametrize("form", ["md", "csv", "json"])
 def test_results_are_what_the_records_give(path, form):
     made = tables.make(path.stem, tables.find(path.parent))

@@ -1,0 +1,1 @@
+"""Speed and memory of merges beside other packages: `make bench`."""
