@@ -108,12 +108,11 @@ def reason_at(density: float, peer: str, about: str) -> str:
     """Why a peer that counts by int(density * P) and sorts in its own way differs."""
     rows = (everything() | cases.long())[about]
     count = rows.shape[1]
-    if about == "equal magnitudes" and density < 1:
-        return FIRST
+    if int(rows.count_nonzero(1).max()) > int(density * count) != kept(density, count):
+        return BINARY
     if int(density * count) == 0 and peer == "mergekit":
         return AT_LEAST
-    lost = int(rows.count_nonzero(1).max()) > int(density * count) != kept(density, count)
-    return BINARY if lost else ""
+    return of_equals(peer, about) if density < 1 else ""
 
 
 def trimming() -> Iterator[Question]:
