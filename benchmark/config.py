@@ -2,7 +2,7 @@
 
 Hydra composes and expands sweeps; it runs nothing. Its main function is called with a task that
 only collects the job's config, so its whole grammar holds (overrides, `-m`, `hydra.sweeper.params`,
-`glob(*)`, `--cfg job`, `--info`), while cells are executed by `benchmark.executor`.
+`glob(*)`, `--cfg job`, `--info`), while cells are computed by a launcher (`benchmark.launching`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmark.store import canonical, write_atomic
 RUNTIME = ("store", "launcher", "stage", "budget", "diagnosis", "experiment")
 """Top-level keys that say how or where, not what; budget reaches components by interpolation."""
 GROUPS = ("suite", "backbone", "finetune", "peft", "attack", "merge", "defense", "stress")
-PLAN_VERSION = 3  # raised when what a plan holds changes
+PLAN_VERSION = 4  # raised when what a plan holds changes
 DEFAULT_STORE = ".lfpm-bench"
 
 

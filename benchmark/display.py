@@ -10,8 +10,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmark.executor import Outcome
 from benchmark.jobs import Job
+from benchmark.launching import Outcome
 
 
 class Terminal:

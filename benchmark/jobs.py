@@ -13,10 +13,11 @@ from benchmark.stressing import stress_tasks
 
 @dataclass(frozen=True)
 class Job:
-    """One stage to compute in one worker process.
+    """One stage to compute, in one process.
 
     Attributes:
         key: the stage's key; two cells that need the same stage share the job.
+        stage: the stage's name: where its artifact is.
         label: how progress and errors call it.
         call: name of a method of `benchmark.bench.Bench`, and its arguments.
         config: the plain config of a cell that needs it.
@@ -26,6 +27,7 @@ class Job:
     """
 
     key: str
+    stage: str
     label: str
     call: tuple[str, ...]
     config: Any = field(repr=False)
@@ -65,7 +67,7 @@ class Graph:
             return
         waits = frozenset(key_of(*one) for one in after if self.missing(one))
         open_jobs = waits & self.jobs.keys()
-        self.jobs[key] = Job(key, label, call, cell.config, open_jobs, cost, self.cells)
+        self.jobs[key] = Job(key, stage[0], label, call, cell.config, open_jobs, cost, self.cells)
 
 
 def plan_cell(graph: Graph, cell: Cell) -> frozenset[str]:

@@ -11,8 +11,8 @@ from typing import Any
 from benchmark import records
 from benchmark.cell import Cell
 from benchmark.errors import BenchError
-from benchmark.executor import Display, Executor, Outcome
 from benchmark.jobs import Graph, plan_cell
+from benchmark.launching import Display, Launcher, Outcome, launcher_from, log_path
 from benchmark.provenance import provenance
 from benchmark.records import Record, Status
 from benchmark.store import Store, key_of
@@ -57,16 +57,17 @@ def run(
     Args:
         cells: what is asked for; equal cells are computed once.
         store: where everything is kept.
-        launcher: `processes`, `threads`, `device`.
+        launcher: the resolved config of an option of conf/launcher.
         display: makes, from a title and a number of jobs, the one who is told of progress.
     """
+    chosen = launcher_from(launcher)
     distinct = {cell.key: cell for cell in cells}
     found = {key: finished(store, cell) for key, cell in distinct.items()}
     todo = {key: cell for key, cell in distinct.items() if found[key] is None}
     logs: dict[str, Path] = {}
     if todo:
         store.check_writable()
-        for key, record in _compute(todo, store, launcher, display, logs):
+        for key, record in _compute(todo, store, chosen, display, logs):
             found[key] = record
     in_order = [found[cell.key] for cell in cells]
     return Summary([record for record in in_order if record is not None], len(todo), logs)
@@ -75,23 +76,21 @@ def run(
 def _compute(
     todo: Mapping[str, Cell],
     store: Store,
-    launcher: Mapping[str, Any],
+    launcher: Launcher,
     display: Callable[[str, int], AbstractContextManager[Display]],
     logs: dict[str, Path],
 ) -> Iterator[tuple[str, Record]]:
     """Run the missing stages; yield each cell's record once it is whole and written."""
     graph = Graph(store)
     needed = {key: plan_cell(graph, cell) for key, cell in todo.items()}
-    made = provenance(launcher["threads"], launcher["device"])
-    options = {"threads": launcher["threads"], "device": launcher["device"], "made": made}
-    executor = Executor(store.root, launcher["processes"], options)
+    made = Store(store.root, provenance(launcher.threads, launcher.device))
     open_cells, ended = dict(todo), {}
     with display(f"{len(todo)} cells", len(graph.jobs)) as screen:
         yield from _whole(open_cells, needed, graph, ended, store)
-        for outcome in executor.run(graph.jobs, screen):
+        for outcome in launcher(graph.jobs, made, screen):
             ended[outcome.job.key] = outcome
             if outcome.status == "failed" and outcome.culprit is None:
-                logs[outcome.job.label] = store.root / "logs" / f"{outcome.job.key}.log"
+                logs[outcome.job.label] = log_path(store, outcome.job)
             yield from _whole(open_cells, needed, graph, ended, store)
 
 
@@ -105,10 +104,10 @@ def pretrain(
     store.check_writable()
     graph = Graph(store)
     graph.want(cell, cell.pretrain(), "pretrain", ("pretrained",))
-    made = provenance(launcher["threads"], launcher["device"])
-    options = {"threads": launcher["threads"], "device": launcher["device"], "made": made}
+    chosen = launcher_from(launcher)
+    made = Store(store.root, provenance(chosen.threads, chosen.device))
     with display("pretrain", len(graph.jobs)) as screen:
-        for outcome in Executor(store.root, 1, options).run(graph.jobs, screen):
+        for outcome in chosen(graph.jobs, made, screen):
             if outcome.status != "done":
                 raise BenchError(f"pre-training failed: {outcome.reason}")
     return store.path("pretrain", key_of(*cell.pretrain())).with_suffix(".safetensors")

@@ -68,7 +68,7 @@ LIGHT = {
         "    for node in nodes:  # a variant has its target from the option it varies\n"
         "        '_target_' in node and locate(node['_target_'])"
     ),
-    "pipeline and executor": "import benchmark.pipeline, benchmark.executor, benchmark.cli",
+    "pipeline and executor": "import benchmark.pipeline, benchmark.launching, benchmark.launchers.local, benchmark.cli",
 }
 
 
