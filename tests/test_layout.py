@@ -68,7 +68,10 @@ LIGHT = {
         "    for node in nodes:  # a variant has its target from the option it varies\n"
         "        '_target_' in node and locate(node['_target_'])"
     ),
-    "pipeline and executor": "import benchmark.pipeline, benchmark.launching, benchmark.launchers.local, benchmark.cli",
+    "pipeline and launchers": (
+        "import benchmark.pipeline, benchmark.cli\n"
+        "import benchmark.launchers.inline, benchmark.launchers.local"
+    ),
 }
 
 
