@@ -19,7 +19,7 @@ from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from benchmark.errors import BenchError, nearest
-from benchmark.store import file_sha256
+from benchmark.store import content_sha256
 
 T = TypeVar("T")
 CONF = Path(__file__).parent.parent / "conf"
@@ -156,8 +156,10 @@ def identity(part: Any) -> dict[str, Any]:
     A component that reads files maps the values that name them to their paths in `files`: the
     content takes the place of the path. One that was given an option after cells had been computed
     without it may say in `neutral` at which value it is what it was: that value is not mentioned.
+    Neither are its `unkeyed` values, which say how something is computed and not what.
     """
-    read = {name: file_sha256(path) for name, path in getattr(part, "files", {}).items()}
+    read = {name: content_sha256(path) for name, path in getattr(part, "files", {}).items()}
     target, neutral = role("", part)[1], getattr(part, "neutral", {})
     named = {k: v for k, v in values(part).items() if k not in neutral or v != neutral[k]}
+    named = {k: v for k, v in named.items() if k not in getattr(part, "unkeyed", ())}
     return {"target": target, "version": part.version, "values": named | read}

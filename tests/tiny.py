@@ -38,6 +38,10 @@ BACKBONE = Backbone(
     logit_scale=20.0,
     image_size=SIDE,
     pretrain=None,
+    name=None,
+    precision="float32",
+    micro_batch=None,
+    compiled=False,
 )
 RECIPE = Recipe(
     epochs=1, min_steps=6, lr=1e-3, weight_decay=0.1, batch=16, warmup=0.1, clip=1.0,

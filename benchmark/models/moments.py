@@ -53,7 +53,8 @@ def recorded(encoder: Encoder, weights: StateDict) -> Iterator[Moments]:
     found = Moments()
     hooks = list(_hooks(encoder.tower, weights, found))
     try:
-        yield found
+        with encoder.bare():
+            yield found
     finally:
         for hook in hooks:
             hook.remove()
