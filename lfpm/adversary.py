@@ -79,10 +79,7 @@ def next_adversary(
 ) -> Adversary:
     """Mining steps at a point of the path, so that prompts track what is left along it."""
     method = problem.method
-    alpha = 1.0
-    if method.mining.at == "path":
-        alpha = float(torch.rand((), generator=ctx.rng("mining alpha", step)))
-    weights = at(problem.merged, tau, alpha)
+    weights = attacked(problem, tau, step, ctx)
     pool = adversary.pool
     if _due(method.mining.restart, step):
         pool = _fresh_pool(problem, adversary.energy, weights, step, ctx)
@@ -91,6 +88,16 @@ def next_adversary(
     if _due(method.partition.refresh, step):
         return _partitioned(problem, pool, weights, ctx.rng("fit", step))
     return replace(adversary, pool=pool)
+
+
+def attacked(
+    problem: Problem, tau: Mapping[str, Tensor], step: int, ctx: Context
+) -> Mapping[str, Tensor]:
+    """The weights that are mined against in this step: theta_m + alpha tau_a."""
+    alpha = 1.0
+    if problem.method.mining.at == "path":
+        alpha = float(torch.rand((), generator=ctx.rng("mining alpha", step)))
+    return at(problem.merged, tau, alpha)
 
 
 def _due(every: int, step: int) -> bool:

@@ -53,7 +53,8 @@ def cost(method: Lfpm, steps: int, tasks: int, trained_on: int, held_out: int) -
     before = method.mining.scouting + method.mining.warmup
     warmup = rounds * tasks * method.mining.prompts.batch * before
     fitted_on = trained_on if method.partition.fitted else min(trained_on, tasks * UNFITTED)
-    report = FORWARD * 2 * tasks * method.descent.batch
+    own = 0 if method.per_image is None else method.per_image.steps
+    report = (FORWARD * 2 + own) * tasks * method.descent.batch
     return (
         frozen
         + report
@@ -72,7 +73,11 @@ def per_step(method: Lfpm, tasks: int) -> float:
         images += min(method.sharpness.batch, method.descent.batch)
     if method.sharpness.kind == "node_ascent":
         images *= 2
-    return tasks * (mining + 2 * count(method.path) * images)
+    own = 0
+    if method.per_image is not None:
+        batches = count(method.path) if method.path.share else 1
+        own = method.per_image.steps * batches * method.descent.batch
+    return tasks * (mining + own + 2 * count(method.path) * images)
 
 
 def selection(method: Lfpm, tasks: int, held_out: int) -> float:

@@ -81,6 +81,23 @@ class Mining:
 
 
 @component
+class PerImage:
+    """Perturbations of single images in place of prompts: an ablation, [ours].
+
+    Mined on the step's own images, at the weights that prompts would be mined at.
+
+    Attributes:
+        bound: radius of the L-infinity ball, in units of the pixel range [0,1].
+        steps: sign-gradient steps, each one pass for every image.
+        lr: their length, as a share of the radius.
+    """
+
+    bound: Annotated[float, Field(gt=0, le=1)]
+    steps: Annotated[int, Field(ge=1, le=100)]
+    lr: Annotated[float, Field(gt=0, le=2)]
+
+
+@component
 class Path:
     """Quadrature of the loss over alpha, theta(alpha) = theta_m + alpha tau_a (C1 to C4).
 

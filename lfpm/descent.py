@@ -16,9 +16,10 @@ from benchmark.optimisation.prompts import Given
 from benchmark.optimisation.unlabelled import Batch
 from benchmark.training import cosine_rate
 from benchmark.types import StateDict, Tensors
-from lfpm.adversary import Adversary, Problem, first_adversary, next_adversary
+from lfpm.adversary import Adversary, Problem, attacked, first_adversary, next_adversary
 from lfpm.losses import Terms, node_terms
 from lfpm.path import Ascent, PathGradient, nodes, path_gradient
+from lfpm.per_image import own_prompts
 from lfpm.sharpness import displaced, upwards
 
 
@@ -76,14 +77,14 @@ def outer_gradient(
     method, form = problem.method, problem.form
     quadrature = nodes(method.path, ctx.rng("nodes", step))
     count = len(quadrature) if method.path.share else 1
-    shown = [_shown(problem, adversary, step, place, ctx) for place in range(count)]
-    values = adversary.pool.values.clone().requires_grad_(method.mining.free)
+    faced, shown = _faced(problem, adversary, variables, step, count, ctx)
+    values = faced.pool.values.clone().requires_grad_(method.mining.free)
 
     def path_at(variables: Tensors, images: int, inputs: tuple[Tensor, ...]) -> PathGradient:
         def loss(weights: Tensors, k: int) -> Tensor:
             batch, given = _first(*shown[k % count], images)
             content = inputs[0] if inputs else None
-            return terms_at(problem, adversary, weights, batch, given, content).total(method.losses)
+            return terms_at(problem, faced, weights, batch, given, content).total(method.losses)
 
         with torch.no_grad():
             tau = form.vector(variables)
@@ -110,6 +111,21 @@ def _ascent(problem: Problem) -> Ascent | None:
     if sharpness.kind != "node_ascent":
         return None
     return lambda weights, gradient: upwards(sharpness, weights, gradient)
+
+
+def _faced(
+    problem: Problem, adversary: Adversary, variables: Tensors, step: int, count: int, ctx: Context
+) -> tuple[Adversary, list[tuple[Batch, Given]]]:
+    """What a step's batches meet, and which prompt each image has: those mined, or one each."""
+    shown = [_shown(problem, adversary, step, place, ctx) for place in range(count)]
+    rule = problem.method.per_image
+    if rule is None:
+        return adversary, shown
+    with torch.no_grad():
+        weights = attacked(problem, problem.form.vector(variables), step, ctx)
+    batches = [batch for batch, _ in shown]
+    pool, own = own_prompts(problem, rule, batches, weights, ctx, ("per image", step))
+    return replace(adversary, pool=pool), own
 
 
 def _shown(

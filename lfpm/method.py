@@ -9,9 +9,9 @@ How they are put together is ours; docs/lfpm.md lists every choice, and `lfpm.ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ from lfpm.choices import (
     Mining,
     Partitioning,
     Path,
+    PerImage,
     Selection,
     Sharpness,
 )
@@ -52,6 +53,7 @@ class Lfpm:
         partition: feature-subspace partition. [note]
         mining: prompt-based adversarial feature mining (C7, C8). [note] "a learnable visual prompt
             encodes the adversarial perturbation"; form, pool and objective are [ours].
+        per_image: perturbations of single images in place of prompts; None: prompts. [ours]
         path: loss path-integral with gradient accumulation. [stated]
         losses: suppression and preservation. [stated] as an aim, [ours] as terms.
         sharpness: SAM-like step. [note]
@@ -62,17 +64,24 @@ class Lfpm:
 
     version: ClassVar[int] = 3
     place: ClassVar[Place] = "after"
+    neutral: ClassVar[Mapping[str, Any]] = {"per_image": None}
 
     images: Annotated[int, Field(ge=3)]
     passes: Annotated[int, Field(ge=1)]
     partition: Partitioning
     mining: Mining
+    per_image: PerImage | None
     path: Path
     losses: Losses
     sharpness: Sharpness
     metric: Metric
     descent: Descent
     selection: Selection
+
+    def __post_init__(self) -> None:
+        """Refuse steps of prompts that no image is given."""
+        if self.per_image is not None and self.mining.free:
+            raise ValueError("mining.free steps shared prompts; with per_image, set it to false")
 
     @property
     def needs(self) -> tuple[Grant, ...]:
@@ -161,12 +170,16 @@ def _final_losses(
 
     from lfpm.descent import terms_at
     from lfpm.path import at
+    from lfpm.per_image import own_prompts
 
     rng = ctx.rng("report")
     batch = problem.data.draw(problem.method.descent.batch, rng)
     weights = at(problem.merged, tau, 1.0)
+    given = adversary.pool.assign(batch.labels, rng)
+    if problem.method.per_image is not None:
+        own = own_prompts(problem, problem.method.per_image, [batch], weights, ctx, ("report", 0))
+        adversary, ((_, given),) = replace(adversary, pool=own[0]), own[1]
     with torch.no_grad():
-        given = adversary.pool.assign(batch.labels, rng)
         terms = terms_at(problem, adversary, weights, batch, given)
     return {name: float(value) for name, value in vars(terms).items()}
 

@@ -447,3 +447,10 @@ def test_surgery_is_put_on_any_merge_and_adds_to_what_it_sees_and_spends():
     twice = [EXPERTS[0], EXPERTS[0]]
     assert "task 'a' has several experts" in part.accepts(twice)
     assert isinstance(part, Surgery)
+
+
+def test_no_merge_follows_one_that_leaves_adapters():
+    surgery = option("merge", "surgery")
+    modified = build(option("merge", "lines") | {"inner": surgery}, "merge")
+    reason = modified.accepts(tiny.random_experts(tiny.base()))
+    assert reason == "merge.inner leaves per-task adapters, which LiNeS cannot scale"

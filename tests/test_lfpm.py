@@ -8,20 +8,21 @@ import torch
 
 from benchmark.algebra import add, norm, task_vector
 from benchmark.artifacts import below
-from benchmark.components import build, option
+from benchmark.components import build, identity, option
 from benchmark.errors import AccessDenied, BenchError
 from benchmark.models.lora import Lora
 from benchmark.models.moments import recorded
 from benchmark.optimisation.sam import displacement, moved
-from benchmark.optimisation.unlabelled import Batch
+from benchmark.optimisation.unlabelled import Batch, cross_entropy
 from benchmark.seeds import generator
 from benchmark.selection import passes_used
 from benchmark.types import Grant, Model
 from lfpm.budget import cost
-from lfpm.choices import Losses, Partitioning, Path, Sharpness
+from lfpm.choices import Losses, Partitioning, Path, PerImage, Sharpness
 from lfpm.losses import Energy, node_terms
 from lfpm.partition import Partition, captured, fit
 from lfpm.path import at, count, nodes, path_gradient
+from lfpm.per_image import own_prompts
 from lfpm.selection import Trial, choose
 from lfpm.sharpness import displaced, upwards
 from lfpm.vector import adapter, along_inputs, dense, inverse_root
@@ -461,6 +462,7 @@ def test_same_seed_same_bits():
     assert not tiny.equal(first.encoder, other.encoder)
 
 
+PER_IMAGE = {"bound": 0.1, "steps": 3, "lr": 0.5}
 VARIANTS = [
     {},
     {"path.rule": "end", "sharpness.kind": "none", "metric.kind": "none"},
@@ -472,6 +474,8 @@ VARIANTS = [
     {"mining.feature_weight": 0.3, "mining.prompts.fulls": 1, "passes": 900},
     {"mining.prompts.goal": "away", "mining.prompts.places": "fixed", "mining.prompts.frames": 1},
     {"selection.reach": 0.5, "mining.scouting": 0, "mining.warmup": 2},
+    {"per_image": PER_IMAGE, "mining.free": False},
+    {"per_image": PER_IMAGE, "mining.free": False, "mining.steps": 0, "path.share": False},
     {
         "selection.reach": 0.5,
         "selection.probe.goal": "away",
@@ -519,6 +523,46 @@ def test_free_prompt_steps_move_the_prompts():
     still, free = ({"mining.steps": 0, "mining.free": free} for free in (False, True))
     one, two = (defend(lfpm(**changes))[0].artifacts["prompt/a"] for changes in (still, free))
     assert not torch.equal(one, two)
+
+
+def test_images_have_perturbations_of_their_own_that_stay_in_the_ball_and_climb():
+    ctx = tiny.context(lfpm(), role=("defense", "lfpm"), images=15)
+    changes = {"mining.free": False, "per_image": PER_IMAGE}
+    problem, _ = lfpm(**changes)._prepare(MERGED, EXPERTS, ctx)
+    batches = [problem.data.first(4), problem.data.first(4)]
+
+    def shown(steps):
+        rule = PerImage(bound=0.1, steps=steps, lr=0.5)
+        pool, found = own_prompts(problem, rule, batches, MERGED, ctx, ("per image", 0))
+        images = [pool.apply(batch.images, given) for batch, given in found]
+        scores = [
+            b.logits(problem.encoder(MERGED, own)) for b, own in zip(batches, images, strict=True)
+        ]
+        pairs = zip(scores, batches, strict=True)
+        losses = [float(cross_entropy(score, batch.labels)) for score, batch in pairs]
+        return torch.cat([given.members for _, given in found]), images, losses
+
+    members, images, losses = shown(4)
+    assert members.tolist() == list(range(24))
+    for batch, own in zip(batches, images, strict=True):
+        moved = (own - batch.images).abs()
+        assert moved.max() <= 0.1 + 1e-6
+        assert moved.amax((1, 2, 3)).min() > 0.05
+        assert own.min() >= 0
+        assert own.max() <= 1
+    assert not torch.equal(*images)  # equal images in two batches, each with a start of its own
+    assert all(last > first for first, last in zip(shown(1)[2], losses, strict=True))
+
+
+def test_steps_of_shared_prompts_are_refused_where_there_are_none():
+    with pytest.raises(BenchError, match=r"mining\.free.*set it to false"):
+        lfpm(per_image=PER_IMAGE)
+
+
+def test_an_option_that_is_off_is_not_part_of_the_identity():
+    assert "per_image" not in identity(lfpm())["values"]
+    own = lfpm(**{"per_image": PER_IMAGE, "mining.free": False})
+    assert identity(own)["values"]["per_image"] == PER_IMAGE
 
 
 def test_training_stops_when_the_prompts_no_longer_reach_their_goals():

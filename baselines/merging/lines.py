@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from benchmark.components import component, role
-from benchmark.errors import BenchError
 from benchmark.pieces import entries, pieces
 from benchmark.types import Expert, Grant, Model, StateDict, Tensors
 
@@ -47,15 +46,15 @@ class Lines:
         return self.inner.needs
 
     def accepts(self, experts: Sequence[Expert]) -> str | None:
-        """What the inner merge says."""
+        """What the inner merge says; adapters were fitted to features that would be changed."""
+        if getattr(self.inner, "adapts", False):
+            return "merge.inner leaves per-task adapters, which LiNeS cannot scale"
         return self.inner.accepts(experts)
 
     def __call__(self, base: StateDict, experts: Sequence[Expert], ctx: Context) -> Model:
         """Merge, then scale every layer's difference to the base."""
         # In its own name the inner merge draws, and finds its stages, as it does without LiNeS.
         model = self.inner(base, experts, ctx.narrowed(role=role("merge", self.inner)))
-        if model.adapters:
-            raise BenchError("merge.inner leaves per-task adapters, which LiNeS cannot scale")
         alpha = average_share(base, experts, model.encoder) if self.alpha == "auto" else self.alpha
         factors = layer_factors(base, alpha, self.beta)
         info = {**model.info, "alpha": alpha, "beta": self.beta}

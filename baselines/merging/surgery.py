@@ -44,6 +44,7 @@ class Surgery:
         "that of the merge, and two forward passes per image; features alone are trained on; the "
         "merged model and one expert at a time"
     )
+    adapts: ClassVar[bool] = True  # leaves adapters, so that no merge may follow it
     inner: Any
     rank: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=0)]

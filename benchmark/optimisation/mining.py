@@ -41,21 +41,33 @@ def mine(
         extra: added to what is raised.
         heads: one per task, where the attacked models are not those that the data's heads judge.
     """
-    settings = pool.settings
     for _ in range(steps):
-        batch = data.draw(settings.batch, rng)
+        batch = data.draw(pool.settings.batch, rng)
         given = pool.assign(batch.labels, rng)
-        with torch.enable_grad():
-            values = pool.values.clone().requires_grad_()
-            features = _features(encoder, weights, pool.apply(batch.images, given, values))
-            scores = _scores(features, batch.heads if heads is None else heads)
-            gained = gain([score / settings.temperature for score in scores], batch, given)
-            if extra is not None:
-                gained = gained + extra(features, batch)
-            (gradient,) = torch.autograd.grad(gained, values)
-        hits = reached([score.argmax(1) for score in scores], batch.labels, given)
-        pool = pool.noted(given, torch.cat(hits)).step(gradient, given.members)
+        pool = climbed(encoder, weights, pool, batch, given, extra, heads)
     return pool
+
+
+def climbed(
+    encoder: Encoder,
+    weights: StateDict | Sequence[StateDict],
+    pool: Pool,
+    batch: Batch,
+    given: Given,
+    extra: Extra | None = None,
+    heads: Sequence[Head] | None = None,
+) -> Pool:
+    """The pool after one ascent step on this batch; the arguments are those of `mine`."""
+    with torch.enable_grad():
+        values = pool.values.clone().requires_grad_()
+        features = _features(encoder, weights, pool.apply(batch.images, given, values))
+        scores = _scores(features, batch.heads if heads is None else heads)
+        gained = gain([score / pool.settings.temperature for score in scores], batch, given)
+        if extra is not None:
+            gained = gained + extra(features, batch)
+        (gradient,) = torch.autograd.grad(gained, values)
+    hits = reached([score.argmax(1) for score in scores], batch.labels, given)
+    return pool.noted(given, torch.cat(hits)).step(gradient, given.members)
 
 
 def _features(encoder: Encoder, weights: StateDict | Sequence[StateDict], images: Tensor) -> Tensor:
