@@ -450,7 +450,7 @@ def test_surgery_is_put_on_any_merge_and_adds_to_what_it_sees_and_spends():
 
 
 def test_no_merge_follows_one_that_leaves_adapters():
-    surgery = option("merge", "surgery")
+    surgery = option("merge", "surgery") | {"images": 3}
     modified = build(option("merge", "lines") | {"inner": surgery}, "merge")
     reason = modified.accepts(tiny.random_experts(tiny.base()))
     assert reason == "merge.inner leaves per-task adapters, which LiNeS cannot scale"
