@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint clean results oracles bench
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: demo test test-slow test-slurm lint clean results oracles bench
 
 demo: $(READY)            ## the embedded experiment: table, csv and HTML report in ./demo
 	$(BIN)/lfpm-bench demo
@@ -13,7 +15,12 @@ test: $(READY)            ## the whole fast suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)       ## minutes to an hour: re-create the weights, other seeds, kill and restart
-	$(BIN)/python -m pytest -n 2 -m slow --timeout 5400
+	$(BIN)/python -m pytest -n 2 -m 'slow and not slurm' --timeout 5400
+
+# Root starts the daemons, on loopback and below one folder in /tmp; all of them are stopped again.
+test-slurm: $(READY)      ## launcher=slurm on a real Slurm of two nodes; installs it by apt-get (210 MB) where missing
+	$(BIN)/python -m tests.slurm.cluster install
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -p no:cacheprovider -m slurm -x tests/slurm
 
 lint: $(READY)            ## format, lint, types, import contracts
 	$(BIN)/ruff format --check

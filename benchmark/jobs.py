@@ -125,8 +125,7 @@ def _attack(cell: Cell) -> str:
 
 
 def _plan_inputs(graph: Graph, cell: Cell) -> None:
-    drawn = [task for task in cell.suite.tasks if not hasattr(cell.datasets[task], "mapped")]
-    for task in drawn:  # images of the others are decoded and mapped from their own folder
+    for task in cell.suite.tasks:
         for split in ("train", "dev", "test"):
             stage = cell.data(task, split)
             graph.want(cell, stage, f"data {task}/{split}", ("split", task, split), (), 3_000)

@@ -1,1 +1,0 @@
-"""Published data sets as their own files lay them out, one module per format."""
