@@ -17,8 +17,8 @@ commands:
                        -m sweeps: lfpm-bench run -m merge='glob(*)' seed=0,1,2
   diagnose WORDS...    one cell looked at: linearity of features, mined prompts, CA and ASR along
                        the line from undefended to defended; figures in ./diagnostics
-  ls GROUP [-v]        attacks, merges, defenses, pefts, stresses, suites, experiments, tables,
-                       launchers
+  ls GROUP [-v]        attacks, merges, defenses, pefts, stresses, suites, datasets, experiments,
+                       tables, launchers
   status EXPERIMENT    which cells are done, missing, failed, skipped, not implanted
   tables NAME [-f md]  a table of the records: md, tex, csv, html, json
   report NAME          the same with charts and diagnoses: one HTML page that opens offline
@@ -110,7 +110,8 @@ def _ls(words: list[str]) -> int:
     parser = _Parser("lfpm-bench ls", description="What there is to choose from.")
     parser.add_argument(
         "group",
-        help="attacks, merges, defenses, pefts, stresses, suites, experiments, tables, launchers",
+        help="attacks, merges, defenses, pefts, stresses, suites, datasets, experiments, tables, "
+        "launchers",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="paper, data seen, values")
     parser.add_argument("--json", action="store_true", help="as JSON")

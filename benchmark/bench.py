@@ -83,8 +83,13 @@ class Bench:
             return {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}, {}
 
         if (task, split) not in self._splits:
-            tensors, _ = self._stage(self.cell.data(task, split), make)
-            self._splits[task, split] = tensors["images"], tensors["labels"]
+            mapped = getattr(self.cell.datasets[task], "mapped", None)
+            if mapped is not None:
+                images, labels = map(torch.from_numpy, mapped(split))
+                self._splits[task, split] = images, labels
+            else:
+                tensors, _ = self._stage(self.cell.data(task, split), make)
+                self._splits[task, split] = tensors["images"], tensors["labels"]
         return self._splits[task, split]
 
     @cached_property

@@ -253,6 +253,12 @@ def _built(node: str, where: str) -> Any:
     return build(json.loads(node), where)
 
 
+def sized_for(dataset: Mapping[str, Any], backbone: Any) -> dict[str, Any]:
+    """A data set's config whose images, if it leaves their size open, are the backbone's."""
+    open_size = "image_size" in dataset and dataset["image_size"] is None
+    return {**dataset, **({"image_size": backbone.image_size} if open_size else {})}
+
+
 def cell_from(config: Mapping[str, Any]) -> Cell:
     """Build and cross-check every component of a resolved plain config.
 
@@ -265,7 +271,8 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
         if task not in known:
             raise BenchError(f"suite.tasks has no data set '{task}'{nearest(task, known)}")
     parts = {name: _built(canonical(config[name]), name) for name in COMPONENTS}
-    datasets = {task: _built(canonical(known[task]), f"dataset.{task}") for task in suite.tasks}
+    sized = {task: sized_for(known[task], parts["backbone"]) for task in suite.tasks}
+    datasets = {task: _built(canonical(sized[task]), f"dataset.{task}") for task in suite.tasks}
     seed = config["seed"]
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise BenchError(f"seed={seed!r} is not valid: give a whole number from 0")

@@ -156,8 +156,11 @@ def identity(part: Any) -> dict[str, Any]:
     A component that reads files maps the values that name them to their paths in `files`: the
     content takes the place of the path. One that was given an option after cells had been computed
     without it may say in `neutral` at which value it is what it was: that value is not mentioned.
-    Neither are its `unkeyed` values, which say how something is computed and not what.
+    Neither are its `unkeyed` values, which say how something is computed and not what. One that
+    stands for data says in `content` what it holds, which takes the place of all its values.
     """
+    if hasattr(type(part), "content"):
+        return {"target": role("", part)[1], "version": part.version, "values": part.content}
     read = {name: content_sha256(path) for name, path in getattr(part, "files", {}).items()}
     target, neutral = role("", part)[1], getattr(part, "neutral", {})
     named = {k: v for k, v in values(part).items() if k not in neutral or v != neutral[k]}

@@ -125,7 +125,8 @@ def _attack(cell: Cell) -> str:
 
 
 def _plan_inputs(graph: Graph, cell: Cell) -> None:
-    for task in cell.suite.tasks:
+    drawn = [task for task in cell.suite.tasks if not hasattr(cell.datasets[task], "mapped")]
+    for task in drawn:  # images of the others are decoded and mapped from their own folder
         for split in ("train", "dev", "test"):
             stage = cell.data(task, split)
             graph.want(cell, stage, f"data {task}/{split}", ("split", task, split), (), 3_000)

@@ -22,6 +22,7 @@ GROUPS = {
     "stresses": "stress",
     "pefts": "peft",
     "suites": "suite",
+    "datasets": "dataset",
     "experiments": "experiment",
     "tables": "table",
     "launchers": "launcher",
@@ -33,7 +34,7 @@ def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
     """The options of a group, one per line, or in full.
 
     Args:
-        group: attacks, merges, defenses, pefts, stresses, suites, experiments, tables or
+        group: attacks, merges, defenses, pefts, stresses, suites, datasets, experiments, tables or
             launchers, or their singular.
         verbose: add paper, data seen, cost, parameters; for an experiment its whole header.
         as_json: everything, as a JSON list.
@@ -66,9 +67,10 @@ def entry(group: str, name: str) -> dict[str, Any]:
     cls = components.locate(node["_target_"])
     doc = inspect.getdoc(cls) or "(no docstring)"
     card, cost = getattr(cls, "threat_model", None), getattr(cls, "cost", None)
+    titled = header and getattr(cls, "titled", False)
     return {
         "name": name,
-        "summary": doc.splitlines()[0],
+        "summary": header[0] if titled else doc.splitlines()[0],
         "paper": _paper(doc) or _paper(_module_doc(node["_target_"])),
         "sees": _sees(node, f"{group}.{name}"),
         **({"threat_model": asdict(card)} if card else {}),

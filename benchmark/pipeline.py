@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmark import records
 from benchmark.cell import Cell
+from benchmark.data.real import check_present
 from benchmark.errors import BenchError
 from benchmark.jobs import Graph, plan_cell
 from benchmark.launching import Display, Launcher, Outcome, launcher_from, log_path
@@ -60,6 +61,7 @@ def run(
         launcher: the resolved config of an option of conf/launcher.
         display: makes, from a title and a number of jobs, the one who is told of progress.
     """
+    check_present(one for cell in cells for one in cell.datasets.values())
     chosen = launcher_from(launcher)
     distinct = {cell.key: cell for cell in cells}
     found = {key: finished(store, cell) for key, cell in distinct.items()}
