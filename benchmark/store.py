@@ -148,7 +148,7 @@ class Store:
 
         tensors, info = artifact
         sidecar = self.path(stage, key)
-        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        data = save(_apart(tensors))
         write_atomic(sidecar.with_suffix(".safetensors"), data)
         meta = {"stage": stage, "key": key, "sha256": hashlib.sha256(data).hexdigest()}
         made = {**self.made, **(spent or {})}
@@ -189,3 +189,15 @@ class Store:
             if found is None:
                 raise BenchError(f"{self.path(name, key)} could not be read back after writing")
             return found
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, with a copy where two lie in one memory: the format refuses that."""
+    kept: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        kept[name] = own.clone() if place in seen else own
+        seen.add(place)
+    return kept

@@ -134,3 +134,13 @@ def test_provenance_is_beside_the_artifact_and_not_in_its_key(tmp_path):
         Store(tmp_path, {"commit": commit}).stage("thing", 1, {}, artifact, lambda: {"seconds": 1})
     sidecar = json.loads(Store(tmp_path).path("thing", key_of("thing", 1, {})).read_text())
     assert sidecar["made"] == {"commit": "a", "seconds": 1}
+
+
+def test_tensors_that_share_memory_are_kept_each_in_full(tmp_path):
+    whole = torch.arange(6.0).view(2, 3)
+    given = {"benign": whole, "malicious": whole, "row": whole[1], "turned": whole.T}
+    store = Store(tmp_path)
+    store.save("thing", key_of("thing", 1, {}), (given, {}), {})
+    found, _ = Store(tmp_path).stage("thing", 1, {}, lambda: pytest.fail("it is there"))
+    assert found.keys() == given.keys()
+    assert all(torch.equal(found[name], value) for name, value in given.items())
