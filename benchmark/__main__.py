@@ -21,7 +21,8 @@ commands:
                        tables, launchers
   status EXPERIMENT    which cells are done, missing, failed, skipped, not implanted
   tables NAME [-f md]  a table of the records: md, tex, csv, html, json
-  report NAME          the same with charts and diagnoses: one HTML page that opens offline
+  report [NAME...]     the same with charts, triggers and a page per cell: a folder of HTML that
+                       opens offline
   export-vector CELL   a by-product of a finished cell's defended model as a safetensors file
   COMMAND --help       more on one command
 
@@ -160,21 +161,33 @@ def _tables(words: list[str]) -> int:
 
 
 def _report(words: list[str]) -> int:
-    parser = _Parser("lfpm-bench report", description="A table and its figures as one HTML page.")
-    parser.add_argument("name", help="see `lfpm-bench ls tables`")
-    parser.add_argument("words", nargs="*", help="the Hydra words it was run with, if any")
-    parser.add_argument("--records", type=Path, help="a folder of records instead of the store's")
+    parser = _Parser(
+        "lfpm-bench report",
+        description="Tables, charts, triggers and a page per cell as a folder that opens offline.",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="NAME|WORD",
+        help="tables (see `lfpm-bench ls tables`; none: all that have records), and the Hydra "
+        "words they were run with, if any",
+    )
+    parser.add_argument(
+        "--records", type=Path, help="a folder of records, or of such folders named after tables"
+    )
     parser.add_argument("--partial", action="store_true", help="also if cells are missing")
     parser.add_argument(
         "--diagnostics", type=Path, help="where diagnoses are; or `diagnostics` in --records"
     )
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page")
-    args = parser.parse_args(words)
-    from benchmark.results import report
-
-    path = report(
-        args.name, args.words, args.records, args.diagnostics, args.out, partial=args.partial
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), help="the folder; FILE.html: a single page"
     )
+    args = parser.parse_intermixed_args(words)
+    from benchmark.reporting import report
+
+    names = [word for word in args.words if "=" not in word]
+    hydra = [word for word in args.words if "=" in word]
+    path = report(names, hydra, args.records, args.diagnostics, args.out, partial=args.partial)
     sys.stderr.write(f"report: {path.resolve()}\n")
     return 0
 

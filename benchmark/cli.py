@@ -100,7 +100,7 @@ def demo(extra: Sequence[str], out: Path, adopt: Path | None) -> int:
     cells = [cell_from(one) for one in plan.configs]
     store = Store(plan.runtime["store"])
     summary = pipeline.run(cells, store, plan.runtime["launcher"], display)
-    show(cells, summary.records, store, out)
+    show(summary.records, store, out)
     if adopt is not None:
         for record in summary.records:
             records.write(adopt, record)

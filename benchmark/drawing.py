@@ -10,6 +10,8 @@ STYLE = (
     ".side,.tick.side{text-anchor:end}circle{stroke:#fff;stroke-width:1.5}"
     "circle.subject,text.subject{fill:#0b6e5f}circle.rival{fill:#9a5b00}"
     "circle.reference{fill:#fff;stroke:#7a858d;stroke-width:2}"
+    "circle.clean{fill:#fff;stroke:#5a4fa3;stroke-width:2}text.clean{fill:#5a4fa3}"
+    ".front{fill:none;stroke:#0b6e5f;stroke-dasharray:4 4;opacity:.55}"
 )
 LINES = (
     ".line{fill:none;stroke-width:2}.dashed{stroke-dasharray:5 4}.line.subject{stroke:#0b6e5f}"

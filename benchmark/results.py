@@ -60,9 +60,19 @@ def table(name: str, words: Sequence[str], folder: Path | None, *, partial: bool
         folder: take every record in this folder instead of the planned ones in the store.
         partial: show missing cells as rows instead of refusing.
     """
+    return layouts.make(name, *gathered(name, words, folder, partial=partial))
+
+
+def gathered(
+    name: str, words: Sequence[str], folder: Path | None, *, partial: bool
+) -> tuple[list[Record], list[dict[str, Any]]]:
+    """What a table is made of: the records that are there, and the cells that were planned.
+
+    Arguments as in `table`; of a folder nothing is planned.
+    """
     style = layouts.layout(name)
     if folder is not None:
-        return layouts.make(name, layouts.find(folder))
+        return layouts.find(folder), []
     cells, store = _all_planned(style.experiments or (name,), words)
     found = present(cells, store)
     absent = len(cells) - len(found)
@@ -75,42 +85,7 @@ def table(name: str, words: Sequence[str], folder: Path | None, *, partial: bool
             f"{absent} of {len(cells)} cells of '{name}' have no record in {store.root}: "
             f"run `{'` and `'.join(asked)}`, or pass --partial"
         )
-    return layouts.make(name, found, [_names(cell) for cell in cells])
-
-
-def report(
-    name: str,
-    words: Sequence[str],
-    folder: Path | None,
-    diagnostics: Path | None,
-    out: Path,
-    *,
-    partial: bool,
-) -> Path:
-    """Write the table and its figures as one HTML page.
-
-    Args:
-        name: of a table and of its experiment.
-        words: further Hydra words the experiment was run with.
-        folder: take every record in this folder instead of the planned ones in the store.
-        diagnostics: where diagnoses are; None: `diagnostics` in `folder`, if there is one.
-        out: the page.
-        partial: show missing cells as rows instead of refusing.
-    """
-    from benchmark.diagnostics.findings import find
-    from benchmark.report import GENERAL, Page, write_report
-
-    made = table(name, words, folder, partial=partial)
-    if diagnostics is None and folder is not None:
-        diagnostics = folder / "diagnostics"
-    seen = [] if diagnostics is None else find(diagnostics)
-    page = Page([made], command=made.layout.command, diagnoses=seen, notes=GENERAL)
-    try:
-        return write_report(out, page)
-    except OSError as error:
-        raise BenchError(
-            f"--out={out} cannot be written ({error.strerror}); give another file"
-        ) from error
+    return found, [_names(cell) for cell in cells]
 
 
 def adopt(name: str, words: Sequence[str], folder: Path) -> None:

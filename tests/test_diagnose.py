@@ -48,7 +48,7 @@ from benchmark.report import Page, render_report
 from benchmark.store import Store
 from benchmark.types import Expert, Grant, Merge, Model, Place, StateDict
 from tests.small import ATTACKS, WORDS
-from tests.test_report import Balance
+from tests.test_report import Balance, outward
 
 LAYERS = ("block 1", "embedding", "logits")
 KINDS = ("line", "ends", "middle_first", "middle_second")
@@ -314,7 +314,7 @@ def test_the_report_takes_a_diagnosis_in(tmp_path):
     parser = Balance()
     parser.feed(text)
     assert parser.open == []
-    links = re.findall(r"""(?:src|href)=["']([^"']+)|url\(""", text)
+    links = outward(text)
     assert len(links) == 1
     assert links[0].startswith("data:image/png;base64,")
     assert "http" not in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,12 @@ from benchmark.diagnostics.settings import Diagnosis
 from benchmark.diagnostics.sheets import given, prompts_of, sheet
 from benchmark.errors import BenchError
 from benchmark.models.heads import behind
+from benchmark.png import png
 from benchmark.records import Evaluation, Record
 from benchmark.store import write_atomic
 from benchmark.types import Threat
 
 if TYPE_CHECKING:
-    from numpy import ndarray
     from torch import Tensor
 
 Prompts = Mapping[str, "tuple[Tensor, Tensor]"]
@@ -140,12 +139,3 @@ def _sheets(
             f"prompt; the trigger alone; the {len(values)} mined prompts of this task alone"
         )
         yield Sheet(task, file, caption)
-
-
-def png(pixels: ndarray) -> bytes:
-    """(H,W,3 or 4) uint8 as the bytes of a PNG."""
-    from PIL import Image
-
-    out = BytesIO()
-    Image.fromarray(pixels).save(out, "PNG", optimize=True)
-    return out.getvalue()

@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.diagnostics.figures import KINDS, drawings, shown
-from benchmark.diagnostics.findings import Findings, read
-
-
-def sections(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """What the template shows of each `diagnosis.json`: title, drawings, table, pictures."""
-    return [section(read(path), path.parent) for path in paths]
+from benchmark.diagnostics.findings import Findings
 
 
 def section(findings: Findings, folder: Path) -> dict[str, Any]:

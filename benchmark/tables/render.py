@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from io import StringIO
 from pathlib import Path
@@ -140,15 +140,23 @@ def _padded(line: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -
     return f"| {' | '.join(cells)} |"
 
 
-def html(table: Table) -> str:
-    """A <figure> with the table, its caption and notes; classes name the status and the best."""
+def html(table: Table, link: Callable[[Row], str | None] = lambda row: None) -> str:
+    """A <figure> with the table, its caption and notes; classes name the status and the best.
+
+    Args:
+        table: from `make`.
+        link: where the defence of a row (or its first cell) leads to, if anywhere.
+    """
     head = "".join(f"<th{_class(column)}>{escape(column.title)}</th>" for column in table.columns)
+    keys = [column.key for column in table.columns]
+    linked = keys.index("defense") if "defense" in keys else 0
     lines = []
     for row, line in zip(table.rows, cells(table), strict=True):
+        href = link(row)
         parts = [
             f'<td{_class(column)} data-label="{escape(column.header)}">'
-            f"{_strong(cell.text, cell.best, column.numeric)}</td>"
-            for column, cell in zip(table.columns, line, strict=True)
+            f"{_linked(_strong(cell.text, cell.best, column.numeric), href, at == linked)}</td>"
+            for at, (column, cell) in enumerate(zip(table.columns, line, strict=True))
         ]
         subject = " subject" if row.names["defense"] == table.layout.subject else ""
         lines.append(f'<tr class="{row.status}{subject}">{"".join(parts)}</tr>')
@@ -156,7 +164,8 @@ def html(table: Table) -> str:
     return (
         f'<figure class="table" id="table-{escape(table.name)}">\n'
         f"<h2>{escape(table.layout.title)}</h2>\n"
-        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.layout.title)}">'
+        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
         + "\n".join(lines)
         + "\n</tbody>\n</table></div>\n"
         + f"<figcaption>{escape(' '.join(caption(table)))}</figcaption>\n"
@@ -165,8 +174,12 @@ def html(table: Table) -> str:
     )
 
 
+def _linked(shown: str, href: str | None, here: bool) -> str:
+    return f'<a href="{escape(href)}">{shown}</a>' if href and here else shown
+
+
 def _class(column: Column) -> str:
-    long = ' class="long"' if column.key in ("sees", "reason", "variant") else ""
+    long = f' class="long {column.key}"' if column.key in ("sees", "reason", "variant") else ""
     return ' class="number"' if column.numeric else long
 
 

@@ -1,27 +1,30 @@
-"""One self-contained HTML page: tables, how to read them, pictures, controls, provenance."""
+"""The report's first page: tables, how to read them, charts, pictures, controls, provenance."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.components import locate, option, options
-from benchmark.diagnostics.section import sections
-from benchmark.scatter import scatter
+from benchmark.diagnostics.findings import read
+from benchmark.diagnostics.section import section
+from benchmark.png import png
+from benchmark.records import Record
+from benchmark.report.entries import Entry, entries
+from benchmark.report.parts import Part, cell_list, parts
+from benchmark.report.pictures import Picture
 from benchmark.store import write_atomic
-from benchmark.tables.layout import Layout
 from benchmark.tables.metrics import UNDEFENDED
 from benchmark.tables.reading import reading
-from benchmark.tables.render import html
-from benchmark.tables.rows import Row, named
+from benchmark.tables.rows import Row
 from benchmark.tables.table import Table, number
 
 if TYPE_CHECKING:
-    from numpy import ndarray
+    from jinja2 import Template
 
 INTRODUCTION = (
     "Someone fine-tunes a CLIP image encoder on their own task, hides a backdoor in it and uploads "
@@ -57,7 +60,8 @@ class Page:
 
     Attributes:
         tables: from `benchmark.tables.make`, in order; the first is read aloud.
-        pictures: (caption, (H,W,3) uint8) of images without and with the trigger.
+        records: what the tables were made of; curves, accuracy per task and cells come from them.
+        pictures: what triggers do.
         provenance: commit, versions, seconds, ...; shown as given.
         command: what makes this page again.
         diagnoses: paths of `diagnosis.json`; what they found is shown after the charts.
@@ -66,7 +70,8 @@ class Page:
     """
 
     tables: Sequence[Table]
-    pictures: Sequence[tuple[str, ndarray]] = ()
+    records: Sequence[Record] = ()
+    pictures: Sequence[Picture] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     command: str = "make demo"
     diagnoses: Sequence[Path] = ()
@@ -81,52 +86,71 @@ def write_report(path: Path, page: Page) -> Path:
 
 
 def render_report(page: Page) -> str:
-    """The page's HTML, the same to the byte for the same arguments."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
+    """The page's HTML, whole in itself; the same to the byte for the same arguments."""
+    found = entries(page.records)
+    made = parts(page.tables, found, linked=False)
+    return render_page(page, made, diagnoses(page), source=data_uri)
 
-    templates = Path(__file__).parent / "templates"
+
+def render_page(
+    page: Page,
+    made: Sequence[Part],
+    looked: Sequence[Mapping[str, Any]],
+    *,
+    source: Callable[[Picture], str],
+    cells: Sequence[Entry] = (),
+) -> str:
+    """The HTML of the first page.
+
+    Args:
+        page: what stands on it.
+        made: its tables with what belongs to them.
+        looked: its diagnoses; of one that has an `href` only the drawings are shown.
+        source: where a picture is.
+        cells: those that have a page of their own; without any, style and script are inside.
+    """
+    first = page.tables[0] if page.tables else None
+    attacked = list(attackers(row for table in page.tables for row in table.rows))
+    return template("report.html.j2").render(
+        page=page,
+        inside=not cells,
+        introduction=INTRODUCTION,
+        reading=reading(first.rows, first.layout.subject) if first else [],
+        parts=made,
+        pictures=[(one, source(one), width(one)) for one in page.pictures],
+        diagnoses=looked,
+        attackers=attacked,
+        heads=list(CONTROLS.values()),
+        controls=controls(row for table in page.tables for row in table.rows),
+        cells=cell_list(cells),
+        provenance=list(flat(page.provenance)),
+    )
+
+
+@cache
+def template(name: str) -> Template:
+    """A template; what is put into it is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     jinja = Environment(
-        loader=FileSystemLoader(templates),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    first = page.tables[0] if page.tables else None
-    return jinja.get_template("report.html.j2").render(
-        page=page,
-        introduction=INTRODUCTION,
-        reading=reading(first.rows, first.layout.subject) if first else [],
-        tables=[Markup(html(table)) for table in page.tables],
-        charts=[(title, Markup(svg)) for table in page.tables for title, svg in charts(table)],
-        pictures=[(words, _data_uri(one), _width(one)) for words, one in page.pictures],
-        diagnoses=sections(page.diagnoses),
-        attackers=attackers(row for table in page.tables for row in table.rows),
-        heads=list(CONTROLS.values()),
-        controls=controls(row for table in page.tables for row in table.rows),
-        provenance=list(_flat(page.provenance)),
-    )
+    return jinja.get_template(name)
 
 
-def charts(table: Table) -> list[tuple[str, str]]:
-    """One scatter per group of comparable rows: its title and its SVG."""
-    style: Layout = table.layout
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in table.rows:
-        names = named(row.names)
-        groups.setdefault(tuple(names[name] for name in style.within), []).append(row)
-    kinds = {named(row.names)["peft"] for row in table.rows}
-    unsaid = {"suite"} if len(kinds) > 1 else {"suite", "peft"}
-    drawn = [
-        (
-            ", ".join(n for key, n in zip(style.within, names, strict=True) if key not in unsaid),
-            scatter(rows, style.subject, style.references),
-        )
-        for names, rows in groups.items()
-    ]
-    return [(title, svg) for title, svg in drawn if svg]
+TEMPLATES = Path(__file__).parent.parent / "templates"
+
+
+def diagnoses(page: Page, cells: Sequence[Entry] = ()) -> list[dict[str, Any]]:
+    """What the template shows of each diagnosis; `href` is the page of its cell, if it has one."""
+    pages = {record.key: entry.file for entry in cells for record in entry.records}
+    found = [(read(path), path.parent) for path in page.diagnoses]
+    return [section(one, folder) | {"href": pages.get(one.key)} for one, folder in found]
 
 
 def controls(rows: Iterable[Row]) -> list[list[str]]:
@@ -144,7 +168,7 @@ def controls(rows: Iterable[Row]) -> list[list[str]]:
 
 def attackers(rows: Iterable[Row]) -> list[list[str]]:
     """Per attack of the rows: its name and what its attacker knows, controls and needs."""
-    names = dict.fromkeys(row.names["attack"] for row in rows)
+    names = dict.fromkeys(name for row in rows for name in row.names["attack"].split(", "))
     lines = []
     for name in (name for name in names if name != "none" and name in options("attack")):
         card = locate(option("attack", name)["_target_"]).threat_model
@@ -152,25 +176,22 @@ def attackers(rows: Iterable[Row]) -> list[list[str]]:
     return lines
 
 
-def _data_uri(image: ndarray) -> str:
-    """A PNG of the image's own size; the page enlarges it without smoothing."""
-    from PIL import Image
-
-    out = BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+def data_uri(picture: Picture) -> str:
+    """A PNG of the picture's own size; the page enlarges it without smoothing."""
+    return f"data:image/png;base64,{base64.b64encode(png(picture.pixels)).decode()}"
 
 
-def _width(image: ndarray) -> int:
-    """Whole pixels of the page per pixel of the image, so that it stays sharp; a strip is wide."""
-    pixels = image.shape[1]
+def width(picture: Picture) -> int:
+    """Whole pixels of the page per pixel of the picture, so that it stays sharp."""
+    pixels = picture.pixels.shape[1]
     return pixels * max(1, (160 if pixels <= 80 else 640) // pixels)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Nested values as (name, text), the names joined by blanks."""
     for key, value in values.items():
         name = f"{prefix} {key}".strip().replace("_", " ")
         if isinstance(value, Mapping):
-            yield from _flat(value, name)
+            yield from flat(value, name)
         else:
             yield name, f"{value:.1f}" if isinstance(value, float) else str(value)
