@@ -63,10 +63,10 @@ def option(group: str, name: str) -> dict[str, Any]:
     for entry in node.pop("defaults", ()):
         found = _default(entry, known, group)
         if found is not None:
-            below = _over(below, found)
+            below = over(below, found)
         elif entry != "_self_":
             left.append(entry)
-    return _over(below, node) | ({"defaults": left} if left else {})
+    return over(below, node) | ({"defaults": left} if left else {})
 
 
 def _default(entry: Any, known: Sequence[str], group: str) -> dict[str, Any] | None:
@@ -80,10 +80,10 @@ def _default(entry: Any, known: Sequence[str], group: str) -> dict[str, Any] | N
     return {place: option(other, name)}
 
 
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Two nested mappings in one; `above` wins."""
     both = {
-        key: _over(below[key], value)
+        key: over(below[key], value)
         if isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
         else value
         for key, value in above.items()

@@ -96,8 +96,8 @@ def _sees(node: Mapping[str, Any], where: str) -> str | None:
 
     Where its values hang on anything else of the configuration there is no saying.
     """
-    budget, worth = _budget()
-    known = _replaced(node, worth)
+    budget, worth = default_budget()
+    known = replaced(node, worth)
     if "defaults" in known or "${" in json.dumps(known, default=str):
         return "depends on the configuration"
     part = components.build(known, where)
@@ -107,7 +107,7 @@ def _sees(node: Mapping[str, Any], where: str) -> str | None:
     return seen if known == node or not part.needs else f"{seen} (budget={budget})"
 
 
-def _budget() -> tuple[str, dict[str, Any]]:
+def default_budget() -> tuple[str, dict[str, Any]]:
     """The default budget: its name, and interpolation -> value; empty where there is none."""
     run = components.CONF / "run.yaml"
     entries = yaml.safe_load(run.read_text())["defaults"] if run.exists() else []
@@ -118,12 +118,12 @@ def _budget() -> tuple[str, dict[str, Any]]:
     return names[0], {f"${{budget.{key}}}": value for key, value in found.items()}
 
 
-def _replaced(value: Any, worth: Mapping[str, Any]) -> Any:
+def replaced(value: Any, worth: Mapping[str, Any]) -> Any:
     """Plain JSON with the strings that `worth` knows replaced."""
     if isinstance(value, Mapping):
-        return {key: _replaced(one, worth) for key, one in value.items()}
+        return {key: replaced(one, worth) for key, one in value.items()}
     if isinstance(value, list):
-        return [_replaced(one, worth) for one in value]
+        return [replaced(one, worth) for one in value]
     return worth.get(value, value) if isinstance(value, str) else value
 
 

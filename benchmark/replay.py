@@ -1,4 +1,4 @@
-"""The command that computes a record's cell again, told from the record and conf/. No Hydra."""
+"""A record's cell, and the command that computes it again, from record and conf/. No Hydra."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from shlex import join
 from typing import Any
 
-import yaml
-
-from benchmark.components import CONF, option, options
+from benchmark.cell import COMPONENTS, Cell, cell_from
+from benchmark.components import option, options, over
 from benchmark.errors import BenchError
+from benchmark.listing import default_budget, replaced
 from benchmark.records import Record
+from benchmark.tables.rows import UNSAID
 
 CHOICES = ("suite", "peft", "attack", "merge", "defense", "stress")
 """Groups that a command line chooses from; suites choose backbone and recipe."""
@@ -21,6 +22,25 @@ BUDGET = re.compile(r"\$\{budget\.(\w+)\}")
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SPECIAL = {"true", "false", "null", "inf", "nan"}
 BEFORE_QUOTE = re.compile(r"(\\*)('|$)")
+
+
+def record_cell(record: Record) -> Cell:
+    """The cell of a record; raises BenchError if conf/ or its components no longer fit.
+
+    Values that its components were given since then are those of its options.
+    """
+    names, (_, worth) = {**UNSAID, **record.names}, default_budget()
+    config: dict[str, Any] = {**record.config, "names": names}
+    for group in (one for one in GROUPS if one in names):
+        config[group] = replaced(option(group, names[group]), worth)
+        config[group] = over(config[group], record.config.get(group, {}))
+        config[group].pop("defaults", None)
+    known = record.config.get("dataset", {})
+    config["dataset"] = {task: over(option("dataset", task), one) for task, one in known.items()}
+    absent = {*COMPONENTS, "seed"} - config.keys()
+    if absent:
+        raise BenchError(f"record {record.key} holds no values of {', '.join(sorted(absent))}")
+    return cell_from(config)
 
 
 def command(record: Record) -> str | None:
@@ -39,7 +59,7 @@ def words(record: Record) -> list[str] | None:
         None if an option of the record is not in conf/ any more.
     """
     chosen = [f"{group}={record.names[group]}" for group in CHOICES if group in record.names]
-    default = _default_budget()
+    default, _ = default_budget()
     try:
         nodes = dict(_nodes(record))
     except BenchError:
@@ -97,9 +117,3 @@ def _quoted(text: str) -> str:
     """In single quotes; a backslash is doubled before a quote only, as Hydra reads it."""
     escaped = BEFORE_QUOTE.sub(lambda at: at.group(1) * 2 + ("\\'" if at.group(2) else ""), text)
     return f"'{escaped}'"
-
-
-def _default_budget() -> str | None:
-    entries = yaml.safe_load((CONF / "run.yaml").read_text())["defaults"]
-    named = [one["budget"] for one in entries if isinstance(one, Mapping) and "budget" in one]
-    return named[0] if named else None

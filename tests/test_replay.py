@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmark import config, tables
 from benchmark.cell import cell_from
 from benchmark.records import Record
-from benchmark.replay import command, literal, words
+from benchmark.replay import command, literal, record_cell, words
 from tests.made_records import record
 from tests.small import ROOT
 
@@ -46,6 +46,12 @@ def test_a_command_composes_to_its_cell(tmp_path):
     assert len(kinds) > 2
     for one in kinds:
         assert composed(one, tmp_path) == one.key
+
+
+def test_a_record_holds_its_cell():
+    assert len(RECORDS) > 50
+    for one in RECORDS[::8]:
+        assert record_cell(one).key == one.key
 
 
 @pytest.mark.slow

@@ -18,12 +18,13 @@ from benchmark.__main__ import main
 from benchmark.artifacts import dump_compromise
 from benchmark.attacks.triggers import Patch
 from benchmark.records import Record, write
+from benchmark.replay import record_cell
 from benchmark.report import Page, write_folder
 from benchmark.report.entries import entries, entries_of
 from benchmark.report.logs import LINES, tails
 from benchmark.report.panels import curves, mean_line, rates
 from benchmark.report.parts import curve_words
-from benchmark.report.pictures import prompts, record_cell, triggers
+from benchmark.report.pictures import prompts, triggers
 from benchmark.store import Store, key_of
 from benchmark.tables import find, make, rows
 from benchmark.types import Compromise, Threat

@@ -9,7 +9,7 @@ from typing import Any
 from benchmark.errors import BenchError
 from benchmark.jobs import Graph, plan_cell
 from benchmark.records import Record
-from benchmark.report.pictures import record_cell
+from benchmark.replay import record_cell
 from benchmark.store import Store
 
 LINES = 40

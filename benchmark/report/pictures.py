@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cell import COMPONENTS, Cell, cell_from
-from benchmark.components import option
+from benchmark.cell import Cell
 from benchmark.errors import BenchError
 from benchmark.records import Record
+from benchmark.replay import record_cell
 from benchmark.store import Store, key_of
-from benchmark.tables.rows import UNSAID, setting_of
+from benchmark.tables.rows import setting_of
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -40,16 +40,6 @@ class Picture:
     attack: str
 
 
-def record_cell(record: Record) -> Cell:
-    """The cell of a record; raises BenchError if conf/ or its components no longer fit."""
-    unsaid = {group: option(group, name) for group, name in UNSAID.items()}
-    config = {**unsaid, **record.config, "names": {**UNSAID, **record.names}}
-    absent = {*COMPONENTS, "suite", "dataset", "seed"} - config.keys()
-    if absent:
-        raise BenchError(f"record {record.key} holds no values of {', '.join(sorted(absent))}")
-    return cell_from(config)
-
-
 def triggers(records: Iterable[Record], store: Store) -> list[Picture]:
     """What the trigger of each attack does, of every setting at its first seed.
 
@@ -73,11 +63,11 @@ def _triggers(record: Record, store: Store) -> Iterator[Picture]:
     except BenchError:  # of another version of the suite
         return
     for at, threat in enumerate(_threats(store, key)):
-        data = store.load("data", key_of(*cell.data(threat.task, "test")))
+        images = _images(cell, threat.task, store)
         yield Picture(
             name=f"trigger-{key}-{at}",
-            caption=_caption(record, cell, threat),
-            pixels=_strip(threat, None if data is None else data[0]["images"], cell),
+            caption=_caption(record, cell, threat, grey=images is None),
+            pixels=_strip(threat, images, cell),
             attack=key,
         )
 
@@ -89,15 +79,31 @@ def _threats(store: Store, key: str) -> Sequence[Threat]:
     return () if found is None else load_compromise(*found, key).threats
 
 
-def _caption(record: Record, cell: Cell, threat: Threat) -> str:
+def _images(cell: Cell, task: str, store: Store) -> Tensor | None:
+    """The first test images (N,3,S,S) uint8 of a task, if they are on this machine."""
+    import torch
+
+    mapped = getattr(cell.datasets[task], "mapped", None)
+    if mapped is not None:
+        try:
+            return torch.from_numpy(mapped("test")[0][:SHOWN].copy())
+        except (BenchError, OSError):
+            return None
+    data = store.load("data", key_of(*cell.data(task, "test")))
+    return None if data is None else data[0]["images"][:SHOWN]
+
+
+def _caption(record: Record, cell: Cell, threat: Threat, *, grey: bool) -> str:
     classname = cell.datasets[threat.task].classnames[threat.target]
     who = "planted by" if threat.attackers else "reference trigger on"
-    setting = setting_of(record.config)
-    return (
-        f"{record.names['attack']} ({who} {threat.task}, {setting}, seed {record.seed}): images of "
-        f"{threat.task}, the same with the trigger, which should be taken for '{classname}', and "
-        "what it changes, stretched, on grey"
+    place = f"{who} {threat.task}, {setting_of(record.config)}, seed {record.seed}"
+    shown = (
+        "the trigger on grey, since the images are not here; with it, images"
+        if grey
+        else f"images of {threat.task}, the same with the trigger, and what it changes, stretched, "
+        "on grey; triggered, they"
     )
+    return f"{record.names['attack']} ({place}): {shown} should be taken for '{classname}'"
 
 
 def _strip(threat: Threat, images: Tensor | None, cell: Cell) -> ndarray:
@@ -107,7 +113,7 @@ def _strip(threat: Threat, images: Tensor | None, cell: Cell) -> ndarray:
     if images is None:
         side = cell.backbone.image_size
         return _rgb(threat.trigger(torch.full((1, 3, side, side), 0.5))[0])
-    clean = images[:SHOWN].float() / 255
+    clean = images.float() / 255
     triggered = threat.trigger(clean)
     change = triggered - clean
     stretched = 0.5 + 0.5 * change / change.abs().max().clamp_min(1e-6)
@@ -135,15 +141,15 @@ def prompts(record: Record, store: Store) -> Iterator[Picture]:
     except BenchError:
         return
     for threat in _threats(store, attack):
-        data = store.load("data", key_of(*cell.data(threat.task, "test")))
-        if data is None or threat.task not in found:
+        images = _images(cell, threat.task, store)
+        if images is None or threat.task not in found:
             continue
         values, masks = found[threat.task]
         caption = (
             f"{threat.task}, seed {record.seed}: an image with the true trigger and with the first "
             f"mined prompt; the trigger alone; the {len(values)} prompts mined for this task alone"
         )
-        pixels = sheet(data[0]["images"][0].float() / 255, values, masks, threat.trigger)
+        pixels = sheet(images[0].float() / 255, values, masks, threat.trigger)
         yield Picture(f"prompts-{key}-{threat.task}", caption, pixels, attack)
 
 
