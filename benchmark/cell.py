@@ -77,8 +77,11 @@ class Cell:
     @cached_property
     def contribution(self) -> dict[str, Any]:
         """How contributors fine-tune, in keys: an adapter is named only where there is one."""
-        recipe, adapter = identity(self.finetune), self.peft.adapter
-        return {"recipe": recipe, **({"peft": identity(adapter)} if adapter else {})}
+        return self._contribution(self.finetune)
+
+    def _contribution(self, recipe: Any) -> dict[str, Any]:
+        adapter = self.peft.adapter
+        return {"recipe": identity(recipe), **({"peft": identity(adapter)} if adapter else {})}
 
     @once
     def expert(self, task: str) -> Stage:
@@ -86,7 +89,7 @@ class Cell:
         inputs = {
             "head": key_of(*self.head(task)),
             "train": key_of(*self.data(task, "train")),
-            **self.contribution,
+            **self._contribution(self.finetune.of(task)),
             "seed": self.seed,
         }
         return "expert", 1, inputs

@@ -48,6 +48,32 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def option(group: str, name: str) -> dict[str, Any]:
+    """An option by itself: its YAML with what run.yaml's setting says in place of `${setting.KEY}`.
+
+    Other interpolations are left as they are.
+    """
+    setting = _read(CONF / "setting" / f"{standard('setting')}.yaml")
+    return filled(raw_option(group, name), {f"${{setting.{k}}}": v for k, v in setting.items()})
+
+
+def standard(group: str) -> str | None:
+    """The option of a group that run.yaml chooses; None where it chooses none."""
+    run = CONF / "run.yaml"
+    entries = _read(run)["defaults"] if run.exists() else []
+    names = [one[group] for one in entries if isinstance(one, Mapping) and group in one]
+    return names[0] if names else None
+
+
+def filled(value: Any, worth: Mapping[str, Any]) -> Any:
+    """Plain JSON with the strings that `worth` knows replaced."""
+    if isinstance(value, Mapping):
+        return {key: filled(one, worth) for key, one in value.items()}
+    if isinstance(value, list):
+        return [filled(one, worth) for one in value]
+    return worth.get(value, value) if isinstance(value, str) else value
+
+
+def raw_option(group: str, name: str) -> dict[str, Any]:
     """The YAML of an option (interpolations unresolved), over the options it is made of.
 
     Of its defaults list, `parent` (an option of its group that it extends) and
@@ -72,12 +98,12 @@ def option(group: str, name: str) -> dict[str, Any]:
 def _default(entry: Any, known: Sequence[str], group: str) -> dict[str, Any] | None:
     """What an entry of a defaults list contributes; None where it is not followed."""
     if isinstance(entry, str):
-        return option(group, entry) if entry in known else None
+        return raw_option(group, entry) if entry in known else None
     ((key, name),) = entry.items()
     other, _, place = key.removeprefix("/").partition("@")
     if not key.startswith("/") or not place.isidentifier() or place == "_global_":
         return None
-    return {place: option(other, name)}
+    return {place: raw_option(other, name)}
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from benchmark.components import CONF, option, options
 from benchmark.errors import BenchError, nearest
 from benchmark.store import canonical, write_atomic
 
-RUNTIME = ("store", "launcher", "stage", "budget", "diagnosis", "experiment")
-"""Top-level keys that say how or where, not what; budget reaches components by interpolation."""
+RUNTIME = ("store", "launcher", "stage", "budget", "setting", "diagnosis", "experiment")
+"""Top-level keys that say how or where; budget and setting reach components by interpolation."""
 GROUPS = ("suite", "backbone", "finetune", "peft", "attack", "merge", "defense", "stress")
 PLAN_VERSION = 4  # raised when what a plan holds changes
 DEFAULT_STORE = ".lfpm-bench"

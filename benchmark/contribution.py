@@ -41,7 +41,8 @@ def contribution(
     from benchmark.training import finetune, finetune_lora
 
     assert data.labels is not None  # contributors are granted them
-    recipe = ctx.recipe if epochs is None else replace(ctx.recipe, epochs=epochs)
+    recipe = ctx.recipe.of(task)
+    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     rng = generator(ctx.seed, "finetune", task)
     given = (ctx.encoder, base, ctx.heads[task], data.images, data.labels, recipe, rng)
     if ctx.peft is None:

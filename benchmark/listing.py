@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from benchmark import components
 from benchmark.errors import BenchError, nearest
 from benchmark.types import Grant
@@ -97,7 +95,7 @@ def _sees(node: Mapping[str, Any], where: str) -> str | None:
     Where its values hang on anything else of the configuration there is no saying.
     """
     budget, worth = default_budget()
-    known = replaced(node, worth)
+    known = components.filled(node, worth)
     if "defaults" in known or "${" in json.dumps(known, default=str):
         return "depends on the configuration"
     part = components.build(known, where)
@@ -109,22 +107,11 @@ def _sees(node: Mapping[str, Any], where: str) -> str | None:
 
 def default_budget() -> tuple[str, dict[str, Any]]:
     """The default budget: its name, and interpolation -> value; empty where there is none."""
-    run = components.CONF / "run.yaml"
-    entries = yaml.safe_load(run.read_text())["defaults"] if run.exists() else []
-    names = [one["budget"] for one in entries if isinstance(one, Mapping) and "budget" in one]
-    if not names:
+    name = components.standard("budget")
+    if name is None:
         return "", {}
-    found = components.option("budget", names[0])
-    return names[0], {f"${{budget.{key}}}": value for key, value in found.items()}
-
-
-def replaced(value: Any, worth: Mapping[str, Any]) -> Any:
-    """Plain JSON with the strings that `worth` knows replaced."""
-    if isinstance(value, Mapping):
-        return {key: replaced(one, worth) for key, one in value.items()}
-    if isinstance(value, list):
-        return [replaced(one, worth) for one in value]
-    return worth.get(value, value) if isinstance(value, str) else value
+    found = components.option("budget", name)
+    return name, {f"${{budget.{key}}}": value for key, value in found.items()}
 
 
 def _paper(doc: str) -> str | None:

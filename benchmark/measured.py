@@ -16,11 +16,12 @@ PARTS = ("attack", "merge", "defense", "stress")
 
 
 def image_keys(cell: Cell, tasks: tuple[str, ...]) -> dict[str, Any]:
-    """What an evaluation's key says of its images."""
+    """What an evaluation's key says of its images, and of a precision other than the backbone's."""
     keys = {task: key_of(*cell.data(task, cell.suite.evaluate)) for task in tasks}
+    told = {} if cell.suite.precision is None else {"precision": cell.suite.precision}
     if cell.suite.evaluate == "test":
-        return {"test": keys}
-    return {"dev": keys, "granted": cell.suite.granted, "seed": cell.seed}
+        return {"test": keys, **told}
+    return {"dev": keys, "granted": cell.suite.granted, "seed": cell.seed, **told}
 
 
 def curve_inputs(cell: Cell) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from benchmark.store import Artifact
 
 if TYPE_CHECKING:
     from benchmark.bench import Bench
+    from benchmark.models.encoder import Encoder
 
 
 def measure(bench: Bench, subject: str) -> Artifact:
@@ -26,7 +27,7 @@ def measure(bench: Bench, subject: str) -> Artifact:
         for task in bench.cell.evaluated_tasks(subject)
     }
     counts, hits = evaluate(
-        bench.encoder,
+        _encoder(bench),
         measured.model.encoder,
         tests,
         measured.threats,
@@ -44,9 +45,15 @@ def measure_curve(bench: Bench) -> Artifact:
     tests = {task: _images(bench, task, suite.curve_images) for task in suite.tasks}
     threats = bench.compromise().threats
     points, hits = measure_line(
-        bench.encoder, ends, suite.curve, tests, threats, progress=bench.progress
+        _encoder(bench), ends, suite.curve, tests, threats, progress=bench.progress
     )
     return pack(hits), {"points": [asdict(point) for point in points]}
+
+
+def _encoder(bench: Bench) -> Encoder:
+    """The encoder at the precision at which the suite measures."""
+    precision = bench.cell.suite.precision
+    return bench.encoder if precision is None else bench.encoder.at(precision)
 
 
 def _images(bench: Bench, task: str, count: int | None) -> TestSet:

@@ -9,9 +9,9 @@ from shlex import join
 from typing import Any
 
 from benchmark.cell import COMPONENTS, Cell, cell_from
-from benchmark.components import option, options, over
+from benchmark.components import filled, option, options, over, standard
 from benchmark.errors import BenchError
-from benchmark.listing import default_budget, replaced
+from benchmark.listing import default_budget
 from benchmark.records import Record
 from benchmark.tables.rows import UNSAID
 
@@ -32,7 +32,7 @@ def record_cell(record: Record) -> Cell:
     names, (_, worth) = {**UNSAID, **record.names}, default_budget()
     config: dict[str, Any] = {**record.config, "names": names}
     for group in (one for one in GROUPS if one in names):
-        config[group] = replaced(option(group, names[group]), worth)
+        config[group] = filled(option(group, names[group]), worth)
         config[group] = over(config[group], record.config.get(group, {}))
         config[group].pop("defaults", None)
     known = record.config.get("dataset", {})
@@ -60,12 +60,17 @@ def words(record: Record) -> list[str] | None:
     """
     chosen = [f"{group}={record.names[group]}" for group in CHOICES if group in record.names]
     default, _ = default_budget()
+    # A published suite chooses a budget of its own (conf/suite/vit_b32_6.yaml).
+    embedded = str(record.names.get("suite")).partition("_")[0] == standard("suite")
     try:
         nodes = dict(_nodes(record))
     except BenchError:
         return None
     tries = [
-        ([] if name == default else [f"budget={name}"]) + list(_changed(record, nodes, name))
+        [
+            *([] if name == default and embedded else [f"budget={name}"]),
+            *_changed(record, nodes, name),
+        ]
         for name in sorted(options("budget"), key=lambda one: one != default)
     ]
     return [*chosen, *min(tries, key=len), f"seed={record.seed}"]

@@ -27,6 +27,7 @@ class Suite:
         evaluate: which images models are measured on. `dev` is for development: the dev images
             beyond the first `granted` of the order in which methods are handed theirs.
         granted: the largest number of dev images per task that any component may be granted.
+        precision: of the encoder's products while models are measured; None: the backbone's.
     """
 
     version: ClassVar[int] = 1
@@ -37,6 +38,7 @@ class Suite:
     curve_images: Annotated[int, Field(ge=1)] | None
     evaluate: Literal["test", "dev"]
     granted: Annotated[int, Field(ge=0)]
+    precision: Literal["float32", "bfloat16", "float16"] | None
 
     def __post_init__(self) -> None:
         """Refuse a task named twice, and a curve without its ends."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.components import option
+from benchmark.components import raw_option
 
 WHOLE = ("peft", "attack", "merge", "defense", "stress")
 """Groups whose options are plain files: choosing another replaces one node and nothing else."""
@@ -51,7 +51,7 @@ def _job(sweep: Sweep, values: Sequence[Any]) -> tuple[Tree, dict[str, str]]:
     # Data sets are large, never changed here and hold no interpolations: shared, not copied.
     tree = {k: v if k == "dataset" else copy.deepcopy(v) for k, v in sweep.base.items()}
     for group, name in groups.items():
-        tree[group] = copy.deepcopy(option(group, name))
+        tree[group] = copy.deepcopy(raw_option(group, name))
     leaves = {key: value for key, value in sweep.fixed if key.split(".")[0] in groups}
     leaves |= {key: value for key, value in chosen.items() if key not in groups}
     for key, value in leaves.items():
@@ -69,13 +69,13 @@ def _plain(sweep: Sweep, key: str) -> bool:
         return False
     if first in WHOLE and any(one == first for one, _ in sweep.swept):
         names = [str(value) for one, values in sweep.swept if one == first for value in values]
-        return all(_has({first: option(first, name)}, key) for name in names)
+        return all(_has({first: raw_option(first, name)}, key) for name in names)
     return _has(sweep.base, key)
 
 
 def _untouched(sweep: Sweep, group: str) -> bool:
     """Whether the base's node is its option's file and the fixed words, and nothing else."""
-    node = {group: copy.deepcopy(option(group, sweep.choices[group]))}
+    node = {group: copy.deepcopy(raw_option(group, sweep.choices[group]))}
     for key, value in sweep.fixed:
         if key.startswith(f"{group}."):
             if not _has(node, key):
@@ -86,7 +86,7 @@ def _untouched(sweep: Sweep, group: str) -> bool:
 
 def _fits(sweep: Sweep, group: str, name: str) -> bool:
     """Whether the option is a file without a defaults list that has every fixed key."""
-    node = {group: option(group, name)}
+    node = {group: raw_option(group, name)}
     keys = [key for key, _ in sweep.fixed if key.startswith(f"{group}.")]
     return "defaults" not in node[group] and all(_has(node, key) for key in keys)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from benchmark.components import component
+from benchmark.cropping import random_crops
 from benchmark.models.heads import logits
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ class Recipe:
     """AdamW with a linear warm-up and a cosine decay to zero."""
 
     version: ClassVar[int] = 1
+    neutral: ClassVar[dict[str, Any]] = {"epochs_of": {}, "crop": 1.0}
     epochs: Annotated[int, Field(ge=1, le=1000)]
+    epochs_of: dict[str, Annotated[int, Field(ge=1, le=1000)]]
+    """Task -> epochs, for tasks with a number of their own."""
     min_steps: Annotated[int, Field(ge=1)]
     """Small data sets are repeated until this many steps are taken."""
     lr: Annotated[float, Field(gt=0, le=1)]
@@ -40,6 +44,12 @@ class Recipe:
     clip: Annotated[float, Field(gt=0)]
     """Largest norm of the gradient."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    crop: Annotated[float, Field(gt=0, le=1)]
+    """Smallest share of an image's area that training crops keep; 1: images are not cropped."""
+
+    def of(self, task: str) -> Recipe:
+        """The recipe of one task's contributor."""
+        return replace(self, epochs=self.epochs_of.get(task, self.epochs), epochs_of={})
 
     def steps(self, images: int) -> int:
         """Number of steps on `images`; the last, partial batch of an epoch is left out."""
@@ -79,7 +89,7 @@ def finetune(  # noqa: PLR0913 (the images, their head and the recipe are all va
         images: (n,3,S,S), uint8 or float in [0,1]; an attack passes poisoned ones.
         labels: (n,) int64.
         recipe: Optimiser and schedule.
-        rng: Draws the order of the images and nothing else.
+        rng: Draws the order of the images and then, if the recipe crops, the crops.
         extra_loss: Added to the loss unless it returns None; it needs a generator of its own, so
             that the batches are those of the clean run whatever it draws.
         progress: Called with (steps done, steps in all).
@@ -88,8 +98,8 @@ def finetune(  # noqa: PLR0913 (the images, their head and the recipe are all va
         The fine-tuned weights (not the difference to `base`).
     """
     weights = {name: value.detach().clone().requires_grad_() for name, value in base.items()}
-    loss = _objective(encoder, head, images, labels, recipe.label_smoothing, extra_loss)
     rows = batches_of(len(images), recipe.batch, recipe.steps(len(images)), rng)
+    loss = _objective(encoder, head, images, labels, recipe, rng, extra_loss)
     _descend(weights, lambda chosen, step: loss(weights, chosen, step), rows, recipe, progress)
     return {name: value.detach() for name, value in weights.items()}
 
@@ -118,13 +128,13 @@ def finetune_lora(  # noqa: PLR0913 (as `finetune`, with an adapter and where it
     """
     factors = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
     frozen = {name: value.detach() for name, value in base.items()}
-    loss = _objective(encoder, head, images, labels, recipe.label_smoothing, extra_loss)
+    rows = batches_of(len(images), recipe.batch, recipe.steps(len(images)), rng)
+    loss = _objective(encoder, head, images, labels, recipe, rng, extra_loss)
 
     def adapted(chosen: Tensor, step: int) -> Tensor:
         return loss(lora.weights(frozen, factors), chosen, step)
 
     recipe = replace(recipe, lr=lora.lr)
-    rows = batches_of(len(images), recipe.batch, recipe.steps(len(images)), rng)
     _descend(factors, adapted, rows, recipe, progress)
     return {name: value.detach() for name, value in factors.items()}
 
@@ -134,16 +144,22 @@ def _objective(
     head: Head,
     images: Tensor,
     labels: Tensor,
-    smoothing: float,
+    recipe: Recipe,
+    rng: Generator,
     extra_loss: ExtraLoss | None,
 ) -> Callable[[Mapping[str, Tensor], Tensor, int], Tensor]:
-    """(weights, rows of the batch, step) -> cross-entropy, plus the extra loss if there is one."""
+    """(weights, rows of the batch, step) -> cross-entropy, plus the extra loss if there is one.
+
+    Both see the same crops, so a trigger is put on after cropping and is never cut.
+    """
     from torch.nn.functional import cross_entropy
 
     def loss(weights: Mapping[str, Tensor], rows: Tensor, step: int) -> Tensor:
         batch, target = unit_range(images[rows]).to(head.device), labels[rows].to(head.device)
+        if recipe.crop < 1:
+            batch = random_crops(batch, recipe.crop, rng)
         scores = logits(encoder(weights, batch), head)
-        clean = cross_entropy(scores, target, label_smoothing=smoothing)
+        clean = cross_entropy(scores, target, label_smoothing=recipe.label_smoothing)
         extra = None if extra_loss is None else extra_loss(weights, batch, target, step)
         return clean if extra is None else clean + extra
 

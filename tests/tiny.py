@@ -45,7 +45,7 @@ BACKBONE = Backbone(
 )
 RECIPE = Recipe(
     epochs=1, min_steps=6, lr=1e-3, weight_decay=0.1, batch=16, warmup=0.1, clip=1.0,
-    label_smoothing=0.0,
+    label_smoothing=0.0, epochs_of={}, crop=1.0,
 )  # fmt: skip
 TRAIN = Grant("train", labels=True)
 

@@ -108,9 +108,11 @@ class MergeBackdoor:
     ) -> Compromise:
         """Train both models together."""
         trigger = Patch(white(self.size), *place_of(self.place, self.size, image_side(base)))
-        recipe = ctx.recipe if self.epochs is None else replace(ctx.recipe, epochs=self.epochs)
+        recipe = ctx.recipe
+        if self.epochs is not None:
+            recipe = replace(recipe, epochs=self.epochs, epochs_of={})
         sides = [self._side(base, task, trigger, ctx) for task in self.adversaries]
-        steps = max(recipe.steps(len(side.data.images)) for side in sides)
+        steps = max(recipe.of(side.task).steps(len(side.data.images)) for side in sides)
         batches = [side.batches(recipe, steps, ctx.seed) for side in sides]
         moving = [side.parameters for side in sides]
 
