@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.errors import BenchError
 
+OFFLINE = "--offline"
 ABOUT = """How badly do backdoors survive model merging, and what removes them?
 
 commands:
@@ -24,7 +26,10 @@ commands:
   report [NAME...]     the same with charts, triggers and a page per cell: a folder of HTML that
                        opens offline
   export-vector CELL   a by-product of a finished cell's defended model as a safetensors file
+  data ACTION [NAME]   published data sets: status, fetch, decode, verify
   COMMAND --help       more on one command
+
+--offline anywhere: nothing is downloaded.
 
 Tables and JSON go to standard output, everything else to standard error.
 """
@@ -46,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    if OFFLINE in words:
+        words = [word for word in words if word != OFFLINE]
+        os.environ |= {"LFPM_BENCH_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(ABOUT)
         return 0
@@ -62,6 +70,7 @@ def _dispatch(words: list[str]) -> int:
         "tables": _tables,
         "report": _report,
         "export-vector": _export,
+        "data": _data,
     }
     if command not in commands:
         from benchmark.errors import nearest
@@ -190,6 +199,36 @@ def _report(words: list[str]) -> int:
     path = report(names, hydra, args.records, args.diagnostics, args.out, partial=args.partial)
     sys.stderr.write(f"report: {path.resolve()}\n")
     return 0
+
+
+def _data(words: list[str]) -> int:
+    parser = _Parser(
+        "lfpm-bench data",
+        description="Published data sets, in $LFPM_BENCH_DATA (docs/data.md). status: which can be "
+        "used; fetch: download; decode: once, to images of the backbone's size; verify: hashes, "
+        "counts, and the denominators of published ASRs.",
+    )
+    parser.add_argument("action", choices=("status", "fetch", "decode", "verify"))
+    parser.add_argument("names", nargs="*", help="data sets (`lfpm-bench ls datasets`) or suites")
+    parser.add_argument("--from", dest="origin", help="fetch: torchvision or hf")
+    parser.add_argument("--size", type=int, default=224, help="side of the images (default: 224)")
+    parser.add_argument("--at", type=Path, help="decode, verify: the folder one data set is in")
+    parser.add_argument("--workers", type=int, help="decode: threads (default: all processors)")
+    parser.add_argument(
+        "--leave-out-unreadable", action="store_true", help="decode: go on without broken pictures"
+    )
+    parser.add_argument("--pictures", action="store_true", help="verify: read all pictures again")
+    parser.add_argument("--json", action="store_true", help="status, verify: as JSON")
+    args = parser.parse_args(words)
+    from benchmark.data import command
+
+    if args.action == "fetch":
+        return command.fetch(args.names, args.origin)
+    if args.action == "decode":
+        asked = {"workers": args.workers, "leave_out": args.leave_out_unreadable}
+        return command.decode(args.names, args.size, at=args.at, **asked)
+    deep = {"deep": args.action == "verify", "pictures": args.pictures}
+    return command.show(args.names, args.size, at=args.at, as_json=args.json, **deep)
 
 
 def _export(words: list[str]) -> int:

@@ -12,13 +12,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.data.decoded import INDEX, Index, Split, read_index
+from benchmark.data.decoded import INDEX, Index, Split, files_sha256, read_index
 from benchmark.data.real import Real, check_sizes
 from benchmark.data.samples import Picture, Samples
 from benchmark.data.splits import split_rows
@@ -69,7 +69,7 @@ def decode(
         return index
     parts, source = read_parts(dataset, at)
     rows = split_rows(parts, dataset.split)
-    planned = {name: Split((len(one),), "") for name, (_, one) in rows.items()}
+    planned = {name: Split((len(one),), "", "") for name, (_, one) in rows.items()}
     check_sizes(dataset.name, dataset.sizes, planned, 0)
     dataset.folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=dataset.folder.parent, prefix=f".{dataset.folder.name}."))
@@ -78,10 +78,7 @@ def decode(
         splits = {name: made.split(name, parts[part], one) for name, (part, one) in rows.items()}
         if made.unreadable and not leave_out:
             return Unreadable(tuple(made.unreadable))
-        told = {
-            name: {"counts": one.counts, "fingerprint": one.fingerprint}
-            for name, one in splits.items()
-        }
+        told = {name: asdict(one) for name, one in splits.items()}
         body = {"source": source, "splits": told, "left_out": made.unreadable}
         write_atomic(scratch / INDEX, json.dumps(body, indent=1).encode())
         shutil.rmtree(dataset.folder, ignore_errors=True)  # the remains of one without an index
@@ -164,7 +161,8 @@ class _Decoder:
         labels = samples.labels[rows][kept]
         np.save(self.folder / f"{name}.labels.npy", labels, allow_pickle=False)
         counts = np.bincount(labels, minlength=self.classes).tolist()
-        return Split(tuple(counts), fingerprint([one for one in digests if one is not None]))
+        mark = fingerprint([one for one in digests if one is not None])
+        return Split(tuple(counts), mark, files_sha256(self.folder, name))
 
 
 def _keep(path: Path, images: np.ndarray, kept: Sequence[int]) -> None:

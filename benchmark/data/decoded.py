@@ -8,6 +8,7 @@ made; the index holds a fingerprint of what was decoded.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import BenchError
+from benchmark.store import file_sha256
 
 INDEX = "index.json"
 
@@ -30,10 +32,12 @@ class Split:
         counts: images per label.
         fingerprint: sha256 of its pictures before they were resized, and labels, in order:
             `benchmark.data.decode.fingerprint`.
+        sha256: of the bytes of its two files, see `files_sha256`.
     """
 
     counts: tuple[int, ...]
     fingerprint: str
+    sha256: str
 
     @property
     def images(self) -> int:
@@ -70,7 +74,7 @@ def _read(path: Path, changed: int) -> Index:
     try:
         body: dict[str, Any] = json.loads(path.read_text())
         splits = {
-            name: Split(tuple(one["counts"]), one["fingerprint"])
+            name: Split(tuple(one["counts"]), one["fingerprint"], one["sha256"])
             for name, one in body["splits"].items()
         }
         return Index(path.parent, body["source"], splits, tuple(body["left_out"]))
@@ -79,6 +83,12 @@ def _read(path: Path, changed: int) -> Index:
             f"{path} is not an index of decoded images ({error}); remove {path.parent} and decode "
             "again"
         ) from error
+
+
+def files_sha256(folder: Path, split: str) -> str:
+    """Hex sha256 over the hashes of a split's images and labels as they lie on disk."""
+    names = (f"{split}.npy", f"{split}.labels.npy")
+    return hashlib.sha256("".join(file_sha256(folder / n) for n in names).encode()).hexdigest()
 
 
 def open_split(index: Index, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from benchmark.components import component
 from benchmark.data.places import data_root
-from benchmark.data.real import Real
+from benchmark.data.real import Origin, Real
 from benchmark.errors import BenchError
 
-Origin = Literal["torchvision", "hf"]
 OFFLINE = ("LFPM_BENCH_OFFLINE", "HF_HUB_OFFLINE")
 
 
@@ -43,18 +42,12 @@ def offline() -> str | None:
     return next((name for name in OFFLINE if os.environ.get(name, "").lower() in yes), None)
 
 
-def origins(dataset: Real) -> list[Origin]:
-    """Where a data set can be had from."""
-    known: dict[Origin, Any] = {"torchvision": dataset.torchvision, "hf": dataset.hub}
-    return [name for name, there in known.items() if there is not None]
-
-
 def fetch(dataset: Real, origin: Origin | None) -> Path:
     """Download a data set; files that are there are kept.
 
     Args:
         dataset: which.
-        origin: from where; None: the first of `origins`.
+        origin: from where; None: the first it has.
 
     Returns:
         Its folder.
@@ -63,11 +56,13 @@ def fetch(dataset: Real, origin: Origin | None) -> Path:
         BenchError: the network is forbidden or fails, or there is no such source; with the reason
             and what to do by hand.
     """
-    known = origins(dataset)
+    known = dataset.origins
     chosen = origin or (known[0] if known else None)
     if chosen is None or chosen not in known:
         there = f"; there is --from {' or '.join(known)}" if known else ""
-        raise BenchError(f"{dataset.name} cannot be fetched{_from(origin)}{there}. {dataset.help}")
+        raise BenchError(
+            f"{dataset.name} cannot be fetched{_from(origin)}{there}. {dataset.help}".rstrip()
+        )
     if (variable := offline()) is not None:
         raise BenchError(
             f"{dataset.name} is not fetched: {variable} is set, so nothing is downloaded"
@@ -82,7 +77,7 @@ def fetch(dataset: Real, origin: Origin | None) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # hub errors are OSErrors or ValueErrors
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BenchError(
-            f"{dataset.name} could not be fetched from {chosen} ({reason}). {dataset.help}"
+            f"{dataset.name} could not be fetched from {chosen} ({reason}). {dataset.help}".rstrip()
         ) from error
     return folder
 

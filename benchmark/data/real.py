@@ -19,6 +19,8 @@ from benchmark.data.words import Words, read_words
 from benchmark.errors import BenchError
 from benchmark.store import canonical
 
+Origin = Literal["torchvision", "hf"]
+
 
 @component
 class Real:
@@ -38,11 +40,12 @@ class Real:
         layout: its own files (`benchmark.data.layouts`).
         hub: a copy on the Hugging Face hub; None: none that is known to be the same.
         torchvision: how torchvision downloads it; None: it does not.
-        help: what to know before getting it: dead sources, what is to be done by hand.
+        help: what to know before getting it: dead sources, what is to be done by hand; or "".
         split: the rule by which train, dev and test are made (`benchmark.data.splits`).
         sizes: images per split that the full data set must have.
         denominator: `target`, a class, and `images`, how many test images are of other classes:
             what published ASRs are shares of; None: not published.
+        fingerprints: of each split, as confirmed on a real copy; None: nobody has confirmed any.
         image_size: side of the images, pixels; None: the backbone's.
     """
 
@@ -57,6 +60,7 @@ class Real:
     split: Rule
     sizes: dict[str, Annotated[int, Field(ge=1)]]
     denominator: dict[Literal["target", "images"], Annotated[int, Field(ge=0)]] | None
+    fingerprints: dict[str, str] | None
     image_size: Annotated[int, Field(ge=8, le=1024)] | None
 
     def __post_init__(self) -> None:
@@ -114,8 +118,16 @@ class Real:
                 f"`lfpm-bench data decode {self.name}{self._size()}`"
             )
         looked = " nor in ".join(str(one) for one in candidates(self.name))
-        fix = f"`lfpm-bench data fetch {self.name}`, or set {DATA}"
-        return f"{self.name} is neither in {looked}: {fix}"
+        known = self.origins
+        origin = "" if known[:1] == ["torchvision"] else " --from hf"
+        fetch = f"`lfpm-bench data fetch {self.name}{origin}`" if known else "get it by hand"
+        return f"{self.name} is neither in {looked}: {fetch}, or set {DATA}"
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Where it can be downloaded from; the first is the default."""
+        known: dict[Origin, Any] = {"torchvision": self.torchvision, "hf": self.hub}
+        return [name for name, there in known.items() if there is not None]
 
     def _size(self) -> str:
         return "" if self.image_size == 224 else f" --size {self.image_size}"
