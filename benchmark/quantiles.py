@@ -66,7 +66,7 @@ def _sampled(parts: Iterable[Tensor], step: int) -> Tensor:
 
     found, skip = [], 0
     for part in parts:
-        found.append(part[:, skip::step])
+        found.append(part[:, skip::step].clone())  # a view would keep the whole part in memory
         skip = (skip - part.shape[1]) % step
     return torch.cat(found, dim=1)
 
