@@ -27,6 +27,8 @@ commands:
                        opens offline
   export-vector CELL   a by-product of a finished cell's defended model as a safetensors file
   data ACTION [NAME]   published data sets: status, fetch, decode, verify
+  doctor [WORDS...]    what keeps cells from running here, and the exact fix; --zero-shot compares
+                       accuracy with known numbers
   COMMAND --help       more on one command
 
 --offline anywhere: nothing is downloaded.
@@ -71,6 +73,7 @@ def _dispatch(words: list[str]) -> int:
         "report": _report,
         "export-vector": _export,
         "data": _data,
+        "doctor": _doctor,
     }
     if command not in commands:
         from benchmark.errors import nearest
@@ -246,6 +249,28 @@ def _export(words: list[str]) -> int:
 
     sys.stdout.write(json.dumps(export(args.words, args.family, args.out), indent=1) + "\n")
     return 0
+
+
+def _doctor(words: list[str]) -> int:
+    parser = _Parser(
+        "lfpm-bench doctor",
+        description="Look at this machine with the eyes of a run: Python, torch and torchvision, "
+        "GPU and driver, disks, network, weights and images. 0: a run can start; 1: it cannot.",
+    )
+    parser.add_argument("words", nargs="*", help="the Hydra words of a run, e.g. suite=vit_b32_6")
+    parser.add_argument(
+        "--zero-shot",
+        action="store_true",
+        help="compare zero-shot accuracy on the suite's test images with known numbers",
+    )
+    parser.add_argument("--images", type=int, help="with --zero-shot: the first so many per task")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    args = parser.parse_args(words)
+    if args.images is not None and args.images < 1:
+        raise BenchError(f"--images={args.images} is not valid: give a number from 1")
+    from benchmark.doctor.command import doctor
+
+    return doctor(args.words, zero_shot=args.zero_shot, limit=args.images, as_json=args.json)
 
 
 if __name__ == "__main__":
