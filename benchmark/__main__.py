@@ -151,10 +151,20 @@ def _tables(words: list[str]) -> int:
     parser = _Parser("lfpm-bench tables", description="A table of the records in the store.")
     parser.add_argument("name", help="see `lfpm-bench ls tables`")
     parser.add_argument("words", nargs="*", help="the Hydra words it was run with, if any")
-    parser.add_argument("-f", "--format", default="md", help="md, tex, csv, html, json; or several")
-    parser.add_argument("--records", type=Path, help="a folder of records instead of the store's")
-    parser.add_argument("--partial", action="store_true", help="also if cells are missing")
-    parser.add_argument("--out", type=Path, help="write NAME.FORMAT files here instead of printing")
+    parser.add_argument(
+        "-f", "--format", default="md", help="md, tex, csv, html, json; or several, as md,tex"
+    )
+    parser.add_argument(
+        "--records",
+        type=Path,
+        action="append",
+        default=[],
+        help="a folder of records, with `hits` beside it, instead of the store; may be repeated",
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="also if cells are missing: rows say what and why"
+    )
+    parser.add_argument("--out", type=Path, help="write NAME.FORMAT here instead of printing")
     parser.add_argument("--adopt", type=Path, help="also copy the store's records into this folder")
     args = parser.parse_args(words)
     from benchmark.results import adopt, tables
@@ -165,10 +175,10 @@ def _tables(words: list[str]) -> int:
         adopt(args.name, args.words, args.adopt)
     for name, text in made.items():
         if args.out is None:
-            sys.stdout.write(text + "\n")
+            sys.stdout.write(text)
         else:
             args.out.mkdir(parents=True, exist_ok=True)
-            (args.out / f"{args.name}.{name}").write_text(text + "\n")
+            (args.out / f"{args.name}.{name}").write_text(text)
     return 0
 
 

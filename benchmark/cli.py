@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark import config, pipeline, records, tables
+from benchmark import config, pipeline, tables
 from benchmark.cell import Cell, cell_from
 from benchmark.display import display
 from benchmark.errors import BenchError
@@ -93,6 +93,7 @@ def demo(extra: Sequence[str], out: Path, adopt: Path | None) -> int:
         adopt: also copy the records into this folder.
     """
     from benchmark.demo import show
+    from benchmark.results import keep
 
     plan = config.plan(demo_words(extra))
     if plan is None:
@@ -102,6 +103,5 @@ def demo(extra: Sequence[str], out: Path, adopt: Path | None) -> int:
     summary = pipeline.run(cells, store, plan.runtime["launcher"], display)
     show(summary.records, store, out)
     if adopt is not None:
-        for record in summary.records:
-            records.write(adopt, record)
+        keep(summary.records, store, adopt)
     return report(summary, store)

@@ -25,7 +25,7 @@ def show(records: Sequence[Record], store: Store, out: Path) -> None:
         store: where the triggers are.
         out: the folder to write to.
     """
-    table = tables.make("demo", records)
+    table = tables.make("demo", records, hits=tables.find_hits(store.root, records))
     sys.stdout.write(tables.render(table, "md") + "\n")
     sys.stdout.write("\n".join(tables.reading(table.rows)) + "\n")
     try:

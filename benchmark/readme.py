@@ -1,4 +1,7 @@
-"""Puts the table of results/ and its picture into README.md: `python -m benchmark.readme`."""
+"""Every table of results/ again, and one of them with its picture in README.md.
+
+`python -m benchmark.readme`
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import sys
 from pathlib import Path
 
 from benchmark import tables
+from benchmark.committed import made, regenerate
 from benchmark.drawing import standalone
-from benchmark.records import Record
 from benchmark.scatter import scatter
 from benchmark.store import write_atomic
 from benchmark.tables import Table
@@ -19,9 +22,10 @@ END = "<!-- end -->"
 
 def block(table: Table) -> str:
     """What stands between the markers: the table and the commits its numbers were made at."""
-    commits = sorted({str(r.provenance.get("commit"))[:10] for r in _records() if r.main})
-    made = f"Made at commit {', '.join(commits)}; `make results` regenerates it."
-    return f"{START}\n{tables.render(table, 'md')}\n{made}\n"
+    records = [record for row in table.rows for record in row.records]
+    commits = sorted({at[:10] for r in records if (at := r.provenance.get("commit"))})
+    said = f"Made at commit {', '.join(commits)}; `make results` regenerates it."
+    return f"{START}\n{tables.render(table, 'md')}\n{said}\n"
 
 
 def picture(table: Table) -> str:
@@ -32,13 +36,10 @@ def picture(table: Table) -> str:
     return standalone(scatter(rows, style.subject, style.references))
 
 
-def _records() -> list[Record]:
-    return tables.find(ROOT / "results/demo")
-
-
 def main() -> None:
-    """Rewrite README.md and docs/demo.svg from results/demo."""
-    table = tables.make("demo", _records())
+    """Rewrite results/, README.md and docs/demo.svg from the committed records."""
+    regenerate()
+    table = made("demo")
     path = ROOT / "README.md"
     text = path.read_text()
     before, rest = text.split(START, 1)

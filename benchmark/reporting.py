@@ -68,10 +68,11 @@ def _tables(
     """The tables, and the records that they show by their keys."""
     made, records = [], {}
     for name, source in _sources(names, folder):
-        found, planned = gathered(name, words, source, partial=partial or not names)
+        folders = [] if source is None else [source]
+        found, planned, hits = gathered(name, words, folders, partial=partial or not names)
         if not found and not names:
             continue
-        made.append(layouts.make(name, found, planned))
+        made.append(layouts.make(name, found, planned, hits))
         records |= {one.key: one for one in found}
     if not made:
         raise BenchError(

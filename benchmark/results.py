@@ -51,29 +51,33 @@ def status(experiment: str, words: Sequence[str], *, as_json: bool) -> str:
     return json.dumps(report, indent=1) if as_json else layouts.status_text(report).rstrip("\n")
 
 
-def table(name: str, words: Sequence[str], folder: Path | None, *, partial: bool) -> layouts.Table:
+def table(
+    name: str, words: Sequence[str], folders: Sequence[Path], *, partial: bool
+) -> layouts.Table:
     """The table of the experiment of the same name.
 
     Args:
         name: of a table and of its experiment.
         words: further Hydra words the experiment was run with (e.g. seed=0,1,2).
-        folder: take every record in this folder instead of the planned ones in the store.
+        folders: take every record in these instead of the planned ones in the store.
         partial: show missing cells as rows instead of refusing.
     """
-    return layouts.make(name, *gathered(name, words, folder, partial=partial))
+    return layouts.make(name, *gathered(name, words, folders, partial=partial))
 
 
 def gathered(
-    name: str, words: Sequence[str], folder: Path | None, *, partial: bool
-) -> tuple[list[Record], list[dict[str, Any]]]:
-    """What a table is made of: the records that are there, and the cells that were planned.
+    name: str, words: Sequence[str], folders: Sequence[Path], *, partial: bool
+) -> tuple[list[Record], list[dict[str, Any]], layouts.Hits]:
+    """What a table is made of: the records that are there, the cells planned, the kept hits.
 
-    Arguments as in `table`; of a folder nothing is planned.
+    Arguments as in `table`; of folders nothing is planned.
     """
     style = layouts.layout(name)
-    if folder is not None:
-        return layouts.find(folder), []
+    if folders:
+        found, hits = layouts.gather(folders)
+        return found, [], hits
     cells, store = _all_planned(style.experiments or (name,), words)
+    cells = [cell for cell in cells if style.rows.shows(cell.names)]
     found = present(cells, store)
     absent = len(cells) - len(found)
     if absent and not partial:
@@ -85,26 +89,34 @@ def gathered(
             f"{absent} of {len(cells)} cells of '{name}' have no record in {store.root}: "
             f"run `{'` and `'.join(asked)}`, or pass --partial"
         )
-    return found, [_names(cell) for cell in cells]
+    hits = layouts.find_hits(store.root, found)
+    return found, [_names(cell) for cell in cells], hits
 
 
 def adopt(name: str, words: Sequence[str], folder: Path) -> None:
     """Copy the records of a table's experiments from the store into a folder."""
-    for record in present(*_all_planned(layouts.layout(name).experiments or (name,), words)):
+    cells, store = _all_planned(layouts.layout(name).experiments or (name,), words)
+    keep(present(cells, store), store, folder)
+
+
+def keep(found: Sequence[Record], store: Store, folder: Path) -> None:
+    """Copy records, and the per-image hits of their models, from the store into a folder."""
+    for record in found:
         write(folder, record)
+    layouts.adopt_hits(found, store.root, folder)
 
 
 def tables(
     name: str,
     words: Sequence[str],
     formats: Sequence[str],
-    folder: Path | None,
+    folders: Sequence[Path],
     *,
     partial: bool,
 ) -> dict[str, str]:
     """Format -> rendered text."""
-    made = table(name, words, folder, partial=partial)
-    return {form: layouts.render(made, form).rstrip("\n") for form in formats}
+    made = table(name, words, folders, partial=partial)
+    return {form: layouts.render(made, form) for form in formats}
 
 
 def _names(cell: Cell) -> dict[str, Any]:

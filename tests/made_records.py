@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.records import Count, Evaluation, Point, Record, Status, ThreatCounts
+from benchmark.tables.hits import counted
 
 NEEDS = {"none": "weights only", "ft": "100 dev images per task, with labels"}
 
@@ -80,6 +81,18 @@ def record(
         provenance={"seconds": 2.5},
         curve=curve,
     )
+
+
+def hits(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """Per-image hits that agree with the counts: whoever has fewer hits has them among the others'.
+
+    Evaluations are told apart by their keys, so models with other counts need other keys.
+    """
+    made: dict[str, dict[str, int]] = {}
+    for main in (record.main for record in records if record.main is not None):
+        bits = {name: (1 << count) - 1 for name, count in counted(main).items()}
+        assert made.setdefault(main.key, bits) == bits, f"two evaluations are called {main.key}"
+    return made
 
 
 def line(*points: tuple[float, int, int]) -> tuple[Point, ...]:

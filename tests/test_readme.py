@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import tables
+from benchmark.committed import made
 from benchmark.readme import END, START, block
 from tests.small import ATTACKS, ROOT, WORDS, bench
 
@@ -60,19 +60,7 @@ def test_python_snippet_runs():
 
 def test_the_table_is_what_the_records_give():
     shown = README[README.index(START) : README.index(END)]
-    made = tables.make("demo", tables.find(ROOT / "results/demo"))
-    assert shown.strip() == block(made).strip()
-
-
-TABLES = [path for path in ROOT.glob("results/*/*.md") if (path.parent / "records").is_dir()]
-
-
-@pytest.mark.parametrize("path", sorted(TABLES), ids=lambda path: path.stem)
-@pytest.mark.parametrize("form", ["md", "csv", "json"])
-def test_results_are_what_the_records_give(path, form):
-    made = tables.make(path.stem, tables.find(path.parent))
-    shown = path.with_suffix(f".{form}").read_text()
-    assert shown.strip() == tables.render(made, form).strip()
+    assert shown.strip() == block(made("demo")).strip()
 
 
 def test_the_property_table_is_that_of_the_docs():

@@ -33,7 +33,7 @@ from benchmark.tables import (
 from benchmark.tables.rows import Row
 from benchmark.tables.stats import Measure, combine, over_seeds, wilson
 from benchmark.tables.table import cells
-from tests.made_records import CONTROLS, FLOOR, demo, evaluation, line, record
+from tests.made_records import CONTROLS, FLOOR, demo, evaluation, hits, line, record
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -263,8 +263,8 @@ def test_controls_with_other_threats_are_refused() -> None:
 
 @pytest.mark.parametrize("form", ["md", "csv", "tex", "json", "html"])
 def test_golden(form: str) -> None:
-    text = render(make("demo", demo()), form)
-    assert text == render(make("demo", demo()[::-1]), form)
+    text = render(make("demo", demo(), hits=hits(demo())), form)
+    assert text == render(make("demo", demo()[::-1], hits=hits(demo())), form)
     assert text == (GOLDEN / f"demo.{form}").read_text()
 
 
@@ -277,6 +277,8 @@ def test_caption_says_what_must_be_said() -> None:
         "lfpm is a reconstruction from the abstract and one reading note",
         "allowed to see",
         "with labels",
+        "CA 200 of 2 tasks, ASR 100 of the target task, those of the target class left out",
+        "To compute lfpm's row of badmerging_on x task_arithmetic again: `lfpm-bench run suite=",
     ):
         assert words in text
 
@@ -293,7 +295,7 @@ def test_json_rows_carry_the_promised_fields() -> None:
 
 
 def test_best_is_bold_among_comparable_rows_only() -> None:
-    text = render(make("demo", demo()), "md")
+    text = render(make("demo", demo(), hits=hits(demo())), "md")
     (ft,) = (line for line in text.splitlines() if line.startswith("| ft "))
     (lfpm,) = (line for line in text.splitlines() if line.startswith("| lfpm "))
     (zero,) = (line for line in text.splitlines() if line.startswith("| zero_shot "))

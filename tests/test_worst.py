@@ -12,7 +12,7 @@ from benchmark.tables import make, render, rows
 from benchmark.tables.layout import layout
 from benchmark.tables.rows import Row
 from benchmark.tables.worst import NOT_COUNTED, worst, worst_note
-from tests.made_records import evaluation, record
+from tests.made_records import evaluation, hits, record
 
 
 def attacked(
@@ -27,7 +27,12 @@ def attacked(
     names = {"suite": "mini", **({"stress": stress} if stress else {})}
     config = {"attack": {"strength": 1, **attack}}
     return record(
-        defense, evaluation("m", asr=asr), seed=seed, controls=controls, names=names, config=config
+        defense,
+        evaluation(f"m{asr}", asr=asr),
+        seed=seed,
+        controls=controls,
+        names=names,
+        config=config,
     )
 
 
@@ -101,7 +106,7 @@ def test_the_table_says_what_was_worst_for_whom():
         for stress in (None, "remerge")
         for defense, asr in (("none", 95), ("ft", 40), ("lfpm", 7 if stress else 2))
     ]
-    table = make("adaptive", records)
+    table = make("adaptive", records, hits=hits(records))
     assert layout("adaptive").group_by == "worst"
     text = render(table, "md")
     assert re.search(r"\| remerge +\| lfpm +\| +95\.0 \| \*\*7\.0", text)

@@ -1,20 +1,26 @@
 """Tables: a pure function of records. Neither torch nor Hydra; pandas for LaTeX only."""
 
+from benchmark.tables.captions import caption, notes
+from benchmark.tables.hits import Hits, adopt_hits, find_hits, gather
 from benchmark.tables.layout import Layout, layout
 from benchmark.tables.progress import status, status_text
 from benchmark.tables.reading import dominating, reading
 from benchmark.tables.render import flat, render, write
 from benchmark.tables.rows import Row, find, rows, setting_of
-from benchmark.tables.table import Table, caption, make, notes
+from benchmark.tables.table import Table, make
 
 __all__ = [
+    "Hits",
     "Layout",
     "Row",
     "Table",
+    "adopt_hits",
     "caption",
     "dominating",
     "find",
+    "find_hits",
     "flat",
+    "gather",
     "layout",
     "make",
     "notes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Literal
 
@@ -12,11 +12,13 @@ from benchmark.components import build, component, option
 from benchmark.errors import BenchError, nearest
 from benchmark.tables.metrics import COSTS, METRICS
 from benchmark.tables.pooled import AGAINST, settings
+from benchmark.tables.published import Published
 from benchmark.tables.rows import NAMES, UNSAID, Row, named
 
 OTHERS = "*"
-WORDS = (*NAMES, "variant", "sees", "status", "reason")
+WORDS = (*NAMES, "variant", "sees", "status", "reason", "curve")
 COUNTS = ("n_seeds", "n_settings")
+FROM_PAPERS = ("published", "difference")
 NUMBERS = (*METRICS, *COSTS, *AGAINST, *COUNTS)
 
 
@@ -26,12 +28,13 @@ class Column:
 
     Attributes:
         key: a metric, a cost, n_seeds, n_settings, asr_against or ca_against (the subject), a name
-            (attack, merge, ...), sees, status or reason.
+            (attack, merge, ...), sees, status, reason or curve (the ASR along the line).
         header: how it is headed.
         unit: shown in the header, e.g. "%".
         decimals: digits after the point.
         better: which direction is better; the best comparable row is bold.
-        show: the mean, the worst of the seeds or settings (by `better`), or an end of the interval.
+        show: the mean, the worst of the seeds or settings (by `better`), an end of the interval,
+            the published number, or the mean minus the published number.
         spread: whether the deviation over seeds, or else the interval, stands beside the mean.
     """
 
@@ -40,13 +43,13 @@ class Column:
     unit: str = ""
     decimals: Annotated[int, Field(ge=0, le=6)] = 1
     better: Literal["higher", "lower"] | None = None
-    show: Literal["mean", "worst", "low", "high"] = "mean"
+    show: Literal["mean", "worst", "low", "high", "published", "difference"] = "mean"
     spread: bool = False
 
     def number(self, row: Row) -> float | None:
         """What a row has to show here, if it has it."""
         stat = row.stats.get(self.key)
-        if stat is None:
+        if stat is None or self.show in FROM_PAPERS:
             return None
         worst = min if self.better == "higher" else max
         shown = {"mean": stat.mean, "worst": worst(stat.values), "low": stat.low, "high": stat.high}
@@ -55,7 +58,12 @@ class Column:
     @property
     def numeric(self) -> bool:
         """Whether it holds numbers."""
-        return self.key in NUMBERS
+        return self.key in NUMBERS or self.show in FROM_PAPERS
+
+    @property
+    def ranked(self) -> bool:
+        """Whether its best number is looked for: tests compare means only."""
+        return self.better is not None and self.show == "mean"
 
     @property
     def title(self) -> str:
@@ -78,12 +86,19 @@ class Order:
     defense: tuple[str, ...] = (OTHERS,)
     stress: tuple[str, ...] = (UNSAID["stress"],)
 
+    def shows(self, names: Mapping[str, str]) -> bool:
+        """Whether the table shows cells of these names."""
+        return self._place(names) is not None
+
     def place(self, row: Row) -> tuple[tuple[int, str], ...] | None:
         """The row's sort key, or None if the table does not show it."""
         if row.parts:  # all of them are shown, or they would not be in it
             return min(place for part in row.parts if (place := self.place(part)) is not None)
+        return self._place(row.names)
+
+    def _place(self, names: Mapping[str, str]) -> tuple[tuple[int, str], ...] | None:
         places = []
-        for group, name in named(row.names).items():
+        for group, name in named(names).items():
             listed: tuple[str, ...] = getattr(self, group)
             if name not in listed and OTHERS not in listed:
                 return None
@@ -114,6 +129,7 @@ class Layout:
         fold: name columns that move into the caption when all rows agree.
         notes: footnotes that hold whatever the numbers are.
         command: what fills the table.
+        published: numbers of publications, for columns that show them.
     """
 
     title: str
@@ -132,6 +148,7 @@ class Layout:
     within: tuple[str, ...] = ("suite", "peft", "attack", "merge")
     fold: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
 
     def comparable(self, row: Row, rows: Sequence[Row]) -> list[Row]:
         """The ranked rows with numbers that stand in competition with `row`.
@@ -154,10 +171,18 @@ def layout(name: str) -> Layout:
     """The layout of conf/table/<name>.yaml."""
     node = {"_target_": f"{__name__}.Layout", **option("table", name)}
     made: Layout = build(node, f"table.{name}")
+    said = {metric for one in made.published for metric in one.values}
     for column in made.columns:
-        if column.key not in (*WORDS, *NUMBERS):
-            known = nearest(column.key, (*WORDS, *NUMBERS))
-            raise BenchError(f"table.{name}: unknown column '{column.key}'{known}")
-        if column.show == "worst" and column.better is None:
-            raise BenchError(f"table.{name}: the worst {column.key} needs `better`; give it")
+        _check(f"table.{name}", column, said)
     return made
+
+
+def _check(where: str, column: Column, said: Collection[str]) -> None:
+    """Refuse a column that can never show anything."""
+    known = said if column.show in FROM_PAPERS else (*WORDS, *NUMBERS)
+    if column.key not in known:
+        raise BenchError(f"{where}: unknown column '{column.key}'{nearest(column.key, known)}")
+    if column.show == "worst" and column.better is None:
+        raise BenchError(f"{where}: the worst {column.key} needs `better`; give it")
+    if column.show == "difference" and column.key not in METRICS:
+        raise BenchError(f"{where}: {column.key} is not measured here, so it has no difference")

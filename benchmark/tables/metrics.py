@@ -72,7 +72,7 @@ def _under_threat(
     main: Evaluation | None, controls: Mapping[str, Evaluation]
 ) -> dict[str, Measure | None]:
     """The metrics that ask what a trigger does, of the row's worst threat."""
-    worst = _worst_threat(main)
+    worst = worst_threat(main)
     base, single = controls.get("pretrained"), controls.get("attacker_single")
     undefended, without = controls.get("undefended"), controls.get("without_attacker")
 
@@ -86,13 +86,13 @@ def _under_threat(
     flips = _pooled(main, worst, "flipped"), _pooled(main, worst, "flipped_shuffled")
     return {
         "asr": _of(asr),
-        "asr_undefended": _of(_threat(undefended, _worst_threat(undefended), "asr")),
+        "asr_undefended": _of(_threat(undefended, worst_threat(undefended), "asr")),
         "asr_clean_merge": _of(floor),
         "asr_excess": _of(_minus(asr, floor)),
         "asr_defended_clean_merge": _of(left),
         "asr_did": _of(_minus(asr, left)),
         "asr_pretrained": _of(count(base, "asr")),
-        "asr_single": _of(_threat(single, _worst_threat(single), "asr")),
+        "asr_single": _of(_threat(single, worst_threat(single), "asr")),
         "asr_without_attacker": _of(count(without, "asr")),
         "target_recall": _of(recall[0]),
         "target_recall_undefended": _of(recall[1]),
@@ -158,7 +158,7 @@ def _clean(evaluation: Evaluation | None) -> Terms | None:
     return [(1 / len(counts), count) for count in counts]
 
 
-def _worst_threat(evaluation: Evaluation | None) -> int:
+def worst_threat(evaluation: Evaluation | None) -> int:
     """Place of the threat with the highest ASR."""
     if evaluation is None or not evaluation.threats:
         return 0
@@ -197,16 +197,22 @@ def _worst(undefended: Evaluation | None, main: Evaluation | None) -> Measure | 
     return Measure(max(losses))
 
 
+def line(curve: Sequence[Point]) -> list[tuple[float, float, float]]:
+    """(s, CA lost since the first point, ASR) of every point, in per cent."""
+    found = [
+        (point.scale, _of(_clean(one)), _of(_threat(one, worst_threat(one), "asr")))
+        for point in curve
+        for one in [point.evaluation]
+    ]
+    points = [(s, ca.value, asr.value) for s, ca, asr in found if ca and asr]
+    return [(s, points[0][1] - ca, asr) for s, ca, asr in points]
+
+
 def _asr_at(curve: Sequence[Point], drop: float) -> Measure | None:
     """The lowest ASR on the line among the points that lose at most `drop` points of CA."""
-    line = [point.evaluation for point in curve]
-    found = [(_of(_clean(one)), _of(_threat(one, _worst_threat(one), "asr"))) for one in line]
-    points = [(ca.value, asr.value) for ca, asr in found if ca is not None and asr is not None]
-    if not points:
-        return None
-    undefended, _ = points[0]
     # No interval: the point was chosen for being the lowest.
-    return Measure(min(asr for ca, asr in points if undefended - ca <= drop + 1e-9))
+    within = [asr for _, lost, asr in line(curve) if lost <= drop + 1e-9]
+    return Measure(min(within)) if within else None
 
 
 def _kept(

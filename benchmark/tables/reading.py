@@ -33,7 +33,7 @@ def pareto_notes(rows: Sequence[Row], style: Layout) -> list[str]:
         rivals = [one for one in style.comparable(row, rows) if not _same(one, row)]
         for rival in dominating(row, rivals):
             notes.append(
-                f"{_place(row)}: {_label(rival)} is no worse than {_label(row)} in ASR and CA and "
+                f"{place_of(row)}: {label(rival)} is no worse than {label(row)} in ASR and CA and "
                 f"better in at least one: ASR {_n(rival, 'asr')} against {_n(row, 'asr')}, "
                 f"CA {_n(rival, 'ca')} against {_n(row, 'ca')}, target recall "
                 f"{_n(rival, 'target_recall')} against {_n(row, 'target_recall')} "
@@ -80,7 +80,7 @@ def _survival(row: Row, cells: int) -> str:
     excess = row.stats.get("asr_excess")
     chosen = f" (the strongest of {cells} undefended cells)" if cells > 1 else ""
     facts = (
-        f"{_place(row)}{chosen}, undefended: ASR {_n(row, 'asr')} %, where the same trigger gets "
+        f"{place_of(row)}{chosen}, undefended: ASR {_n(row, 'asr')} %, where the same trigger gets "
         f"{_n(row, 'asr_clean_merge')} % on the clean merge (the floor), {_n(row, 'asr_single')} % "
         f"on the attacker's own model and {_n(row, 'asr_without_attacker')} % without the attacker"
     )
@@ -99,8 +99,8 @@ def _survival(row: Row, cells: int) -> str:
 def _baselines(worst: Row, beside: Sequence[Row], subject: str) -> str:
     others = [row for row in beside if row.names["defense"] not in (UNDEFENDED, subject)]
     done = [row for row in others if row.stats]
-    said = [f"{_label(row)} ASR {_n(row, 'asr')} at CA {_change(row, worst)}" for row in done]
-    said += [f"{_label(row)} {row.status}" for row in others if not row.stats]
+    said = [f"{label(row)} ASR {_n(row, 'asr')} at CA {_change(row, worst)}" for row in done]
+    said += [f"{label(row)} {row.status}" for row in others if not row.stats]
     if not said:
         return "No other defence stands beside it."
     ranked = [row for row in done if row.names["defense"] not in DERIVED]
@@ -108,7 +108,7 @@ def _baselines(worst: Row, beside: Sequence[Row], subject: str) -> str:
     if not ranked:
         return line
     best = min(ranked, key=lambda row: row.mean("asr") or 0.0)
-    return f"{line} The lowest ASR among the baselines is {_label(best)}'s, {_n(best, 'asr')} %."
+    return f"{line} The lowest ASR among the baselines is {label(best)}'s, {_n(best, 'asr')} %."
 
 
 def _subject(worst: Row, beside: Sequence[Row], subject: str) -> str:
@@ -122,14 +122,14 @@ def _subject(worst: Row, beside: Sequence[Row], subject: str) -> str:
         "" if left is None else f" ({_signed(left)} points from the equally defended clean merge)"
     )
     line = (
-        f"{_label(row)}: ASR {_n(worst, 'asr')} → {_n(row, 'asr')} %{twin}, "
+        f"{label(row)}: ASR {_n(worst, 'asr')} → {_n(row, 'asr')} %{twin}, "
         f"CA {_n(worst, 'ca')} → {_n(row, 'ca')} ({_change(row, worst)}), target recall "
         f"{_n(worst, 'target_recall')} → {_n(row, 'target_recall')}, triggered images "
         f"recognised {_n(worst, 'triggered_acc')} → {_n(row, 'triggered_acc')} % "
         f"(clean merge {_n(row, 'triggered_acc_clean_merge')} %)"
     )
     rivals = [one for one in beside if one.names["defense"] not in (*DERIVED, UNDEFENDED, subject)]
-    beaten = ", ".join(_label(one) for one in dominating(row, rivals))
+    beaten = ", ".join(label(one) for one in dominating(row, rivals))
     said = (
         f"{beaten} does no worse in both ASR and CA"
         if beaten
@@ -152,20 +152,22 @@ def _change(row: Row, worst: Row) -> str:
 
 
 def _unfinished(rows: Sequence[Row]) -> str:
-    return "; ".join(f"{_label(row)} {row.status}" for row in rows if not row.stats)
+    return "; ".join(f"{label(row)} {row.status}" for row in rows if not row.stats)
 
 
 def _same(one: Row, other: Row) -> bool:
     return one.names["defense"] == other.names["defense"]
 
 
-def _place(row: Row) -> str:
+def place_of(row: Row) -> str:
+    """Attack, merge and stress of a row, in words."""
     stress = named(row.names)["stress"]
     after = "" if stress == UNSAID["stress"] else f" after {stress}"
     return f"{row.names['attack']} x {row.names['merge']}{after}"
 
 
-def _label(row: Row) -> str:
+def label(row: Row) -> str:
+    """The defence, and the values that tell it from others of its name."""
     return row.names["defense"] + (f" ({row.variant})" if row.variant else "")
 
 

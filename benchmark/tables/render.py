@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from io import StringIO
@@ -12,13 +13,16 @@ from typing import Any
 
 from benchmark.errors import BenchError, nearest
 from benchmark.store import write_atomic
+from benchmark.tables.again import again
+from benchmark.tables.captions import caption, notes
 from benchmark.tables.latex import latex
 from benchmark.tables.layout import Column
 from benchmark.tables.metrics import COSTS, METRICS
+from benchmark.tables.paired import Test
 from benchmark.tables.pooled import AGAINST, settings
-from benchmark.tables.reading import reading
+from benchmark.tables.reading import label, place_of, reading
 from benchmark.tables.rows import UNSAID, Row
-from benchmark.tables.table import Table, caption, cells, notes
+from benchmark.tables.table import Table, cells
 
 DIGITS = 4
 """Decimals of per cents in json and csv."""
@@ -58,7 +62,8 @@ def flat(row: Row) -> dict[str, Any]:
     out |= {name: _rounded(row.costs.get(name)) for name in COSTS}
     if row.parts:
         out |= _flat_pool(row)
-    return {**out, "sees": row.sees, "needs": dict(row.needs)}
+    out |= {"sees": row.sees, "needs": dict(row.needs)}
+    return {**out, "replay": again(row)}
 
 
 def _flat_pool(row: Row) -> dict[str, Any]:
@@ -84,9 +89,13 @@ def as_json(table: Table) -> str:
         "caption": caption(table),
         "notes": notes(table),
         "reading": reading(table.rows, table.layout.subject),
-        "rows": [_nested(row) for row in table.rows],
+        "rows": [_nested(row) | _told(table, row) for row in table.rows],
     }
-    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
+    # A table may have hundreds of tests; each is a line.
+    tests = ",\n".join(f"  {json.dumps(_test(table, test))}" for test in table.tests)
+    inside = f"\n{tests}\n " if tests else ""
+    return f'{text[:-2]},\n "tests": [{inside}]\n}}\n'
 
 
 def _nested(row: Row) -> dict[str, Any]:
@@ -97,6 +106,31 @@ def _nested(row: Row) -> dict[str, Any]:
     return {**flat(row), "settings": parts}
 
 
+def _told(table: Table, row: Row) -> dict[str, Any]:
+    """What JSON says more of a row: its curve, and the numbers of publications."""
+    points = [tuple(_rounded(number) for number in point) for point in row.curve]
+    curve = [dict(zip(("s", "ca_drop", "asr"), point, strict=True)) for point in points]
+    papers = [
+        {"values": dict(one.values), "source": one.source, "status": one.status}
+        for one in table.layout.published
+        if one.belongs(row)
+    ]
+    return ({"curve": curve} if curve else {}) | ({"published": papers} if papers else {})
+
+
+def _test(table: Table, test: Test) -> dict[str, Any]:
+    rows = [table.rows[at] for at in test.rows]
+    return {
+        "metric": test.metric,
+        "where": place_of(rows[0]),
+        "rows": [label(row) for row in rows],
+        "seeds": list(test.seeds),
+        "differences": [_rounded(one) for one in test.differences],
+        "p": float(f"{test.p:.4g}"),
+        "adjusted": float(f"{test.adjusted:.4g}"),
+    }
+
+
 def comma_separated(table: Table) -> str:
     """The rows' numbers, one line each; no caption, so that any reader takes it."""
     out = StringIO()
@@ -105,6 +139,7 @@ def comma_separated(table: Table) -> str:
     for row in table.rows:
         values = {**{name: UNSAID.get(name, "") for name in names}, **flat(row)}
         values["seeds"] = " ".join(str(seed) for seed in row.seeds)
+        values |= _published(table, row)
         del values["needs"]
         if writer is None:
             writer = csv.DictWriter(out, fieldnames=list(values), lineterminator="\n")
@@ -113,11 +148,21 @@ def comma_separated(table: Table) -> str:
     return out.getvalue()
 
 
+def _published(table: Table, row: Row) -> dict[str, Any]:
+    """The columns of publications: empty where a row has no such number."""
+    out: dict[str, Any] = {}
+    for metric in dict.fromkeys(m for one in table.layout.published for m in one.values):
+        found = [o for o in table.layout.published if metric in o.values and o.belongs(row)]
+        out[f"{metric}_published"] = found[0].values[metric] if found else None
+        out[f"{metric}_source"] = f"{found[0].source} ({found[0].status})" if found else None
+    return out
+
+
 def markdown(table: Table) -> str:
     """A pipe table, readable as plain text, between its title and its footnotes."""
     head = [column.title for column in table.columns]
     body = [
-        [f"**{cell.text}**" if cell.best else cell.text.replace("|", "\\|") for cell in line]
+        [f"**{_plain(cell.text)}**" if cell.best else _plain(cell.text) for cell in line]
         for line in cells(table)
     ]
     right = [column.numeric for column in table.columns]
@@ -130,6 +175,11 @@ def markdown(table: Table) -> str:
     if found := notes(table):
         text += ["", *(f"- {note}" for note in found)]
     return "\n".join(text) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text of a cell that Markdown must not read as its own."""
+    return re.sub(r"[\\|*`<]", r"\\\g<0>", " ".join(text.splitlines()))
 
 
 def _padded(line: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
@@ -160,7 +210,7 @@ def html(table: Table, link: Callable[[Row], str | None] = lambda row: None) -> 
         ]
         subject = " subject" if row.names["defense"] == table.layout.subject else ""
         lines.append(f'<tr class="{row.status}{subject}">{"".join(parts)}</tr>')
-    under = "".join(f"<li>{escape(note)}</li>" for note in notes(table))
+    under = "".join(f"<li>{_code(note)}</li>" for note in notes(table))
     return (
         f'<figure class="table" id="table-{escape(table.name)}">\n'
         f"<h2>{escape(table.layout.title)}</h2>\n"
@@ -168,7 +218,7 @@ def html(table: Table, link: Callable[[Row], str | None] = lambda row: None) -> 
         f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
         + "\n".join(lines)
         + "\n</tbody>\n</table></div>\n"
-        + f"<figcaption>{escape(' '.join(caption(table)))}</figcaption>\n"
+        + f"<figcaption>{_code(' '.join(caption(table)))}</figcaption>\n"
         + (f'<ul class="notes">{under}</ul>\n' if under else "")
         + "</figure>\n"
     )
@@ -176,6 +226,10 @@ def html(table: Table, link: Callable[[Row], str | None] = lambda row: None) -> 
 
 def _linked(shown: str, href: str | None, here: bool) -> str:
     return f'<a href="{escape(href)}">{shown}</a>' if href and here else shown
+
+
+def _code(text: str) -> str:
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _class(column: Column) -> str:

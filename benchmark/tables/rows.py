@@ -12,7 +12,7 @@ from benchmark import records as files
 from benchmark.errors import BenchError
 from benchmark.records import Record
 from benchmark.store import canonical
-from benchmark.tables.metrics import COSTS, METRICS, UNDEFENDED, costs, measures
+from benchmark.tables.metrics import COSTS, METRICS, UNDEFENDED, costs, line, measures
 from benchmark.tables.stats import Stat, over_seeds
 
 NAMES = ("suite", "peft", "attack", "merge", "stress", "defense")
@@ -35,7 +35,8 @@ class Row:
         names: suite, peft, attack, merge, stress, defense.
         variant: the values in which cells of equal names differ, "" where there is one cell.
         status: done, partial (some seeds are not done), skipped, not_implanted, failed, missing;
-            of a worst case that never was an attack: not counted.
+            of a worst case that never was an attack: not counted; of numbers that only a
+            publication has: published.
         reason: why, by seed, for any status but done.
         seeds: the seeds that are done.
         needs: what attack, merge and defence were allowed to see.
@@ -44,6 +45,7 @@ class Row:
         setting: adversary, target class and trigger place, as far as the attack has them.
         config: the resolved values without the seed; empty for what was never recorded.
         parts: of a row pooled over settings, the rows it was made of.
+        records: the records that are done, by seed.
     """
 
     names: Mapping[str, str]
@@ -57,6 +59,7 @@ class Row:
     setting: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Row, ...] = ()
+    records: tuple[Record, ...] = ()
 
     def mean(self, metric: str) -> float | None:
         """The metric's mean in per cent, if the row has it."""
@@ -68,6 +71,16 @@ class Row:
         """What merge and defence were allowed to see, in words."""
         merge, defense = (self.needs.get(part) or NO_DATA for part in ("merge", "defense"))
         return defense if merge == NO_DATA else f"{defense}; merge: {merge}"
+
+    @property
+    def curve(self) -> list[tuple[float, float, float]]:
+        """(s, CA lost, ASR) along the line to the defended model, means over the seeds with one."""
+        lines = [found for record in self.records if (found := line(record.curve))]
+        alike = [one for one in lines if [p[0] for p in one] == [p[0] for p in lines[0]]]
+        return [
+            (each[0][0], fmean(p[1] for p in each), fmean(p[2] for p in each))
+            for each in zip(*alike, strict=True)
+        ]
 
 
 def find(folder: Path | str) -> list[Record]:
@@ -181,6 +194,7 @@ def _row(group: Sequence[Record], variant: str) -> Row:
         costs={name: _mean([each[name] for each in spent]) for name in COSTS},
         setting=setting_of(group[0].config),
         config=_without_seed(group[0].config),
+        records=tuple(done),
     )
 
 

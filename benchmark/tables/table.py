@@ -8,15 +8,16 @@ from typing import Any
 
 from benchmark.errors import BenchError
 from benchmark.records import Record
-from benchmark.tables.layout import Column, Layout, layout
+from benchmark.tables.hits import Hits
+from benchmark.tables.layout import FROM_PAPERS, Column, Layout, layout
 from benchmark.tables.metrics import COSTS
+from benchmark.tables.paired import LEVEL, LOWER, Test, tested, tests
 from benchmark.tables.pooled import Place, place, pooled, settings, too_weak
-from benchmark.tables.reading import pareto_notes
+from benchmark.tables.published import Published, published_value, with_published
 from benchmark.tables.rows import NAMES, Row, measured_on, named, rows
 from benchmark.tables.stats import Stat
-from benchmark.tables.worst import worst, worst_note
+from benchmark.tables.worst import worst
 
-EMBEDDED = "mini"
 ABSENT = "–"
 
 
@@ -30,6 +31,7 @@ class Table:
         rows: the rows shown, in order.
         columns: the columns shown, in order.
         left_out: settings that are not counted, since the attack did too little there.
+        tests: its rows compared in pairs.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Table:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     left_out: tuple[str, ...] = ()
+    tests: tuple[Test, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,19 @@ class Cell:
     best: bool = False
 
 
-def make(name: str, records: Iterable[Record], planned: Iterable[Mapping[str, Any]] = ()) -> Table:
+def make(
+    name: str,
+    records: Iterable[Record],
+    planned: Iterable[Mapping[str, Any]] = (),
+    hits: Hits | None = None,
+) -> Table:
     """The table of conf/table/<name>.yaml over these records.
 
     Args:
         name: the layout.
         records: of any cells; those that the layout does not show are left out.
         planned: names (and seed) of cells that ought to be there; absent ones are rows too.
+        hits: per-image hits of the records' models; without them nothing is tested over seeds.
     """
     style = layout(name)
     records = [record for record in records if measured_on(record) == style.evaluate]
@@ -66,8 +75,13 @@ def make(name: str, records: Iterable[Record], planned: Iterable[Mapping[str, An
         shown = pooled([row for row in shown if place(row) not in weak], style.subject)
     elif style.group_by == "worst":
         shown = worst(shown, style.least_asr)
+    shown = with_published(shown, style.published, {"suite": style.rows.suite[0]})
     kept = tuple(sorted(shown, key=lambda row: (style.rows.place(row) or (), row.variant)))
-    return Table(name, style, kept, _columns(style, kept), tuple(sorted(map(" ".join, weak))))
+    ranked = [column.key for column in style.columns if column.ranked]
+    found = tests(kept, lambda row: style.comparable(row, kept), ranked, hits or {})
+    return Table(
+        name, style, kept, _columns(style, kept), tuple(sorted(map(" ".join, weak))), found
+    )
 
 
 def _columns(style: Layout, kept: Sequence[Row]) -> tuple[Column, ...]:
@@ -79,7 +93,11 @@ def _columns(style: Layout, kept: Sequence[Row]) -> tuple[Column, ...]:
     words = sum(column.key in NAMES for column in columns)
     if any(row.variant for row in kept):
         columns.insert(words, Column(key="variant", header="Variant"))
-    if any(row.status != "done" for row in kept):
+    # A row over settings counts those; its seeds stand in the caption.
+    seeds = {row.seeds for row in kept if row.seeds and not row.parts}
+    if len(seeds) > 1 and "n_seeds" not in shown:
+        columns.append(Column(key="n_seeds", header="Seeds"))
+    if any(row.status not in ("done", "published") for row in kept):
         columns.append(Column(key="reason", header="Not done"))
     return tuple(columns)
 
@@ -93,16 +111,23 @@ def folded(style: Layout, kept: Sequence[Row]) -> dict[str, str]:
 def cells(table: Table) -> list[list[Cell]]:
     """The texts of all rows, left to right."""
     return [
-        [Cell(text(row, column), _best(table, row, column)) for column in table.columns]
-        for row in table.rows
+        [
+            Cell(text(row, column, table.layout.published), _best(table, at, column))
+            for column in table.columns
+        ]
+        for at, row in enumerate(table.rows)
     ]
 
 
-def text(row: Row, column: Column) -> str:
+def text(row: Row, column: Column, published: Sequence[Published] = ()) -> str:
     """What stands in a column of a row."""
     key = column.key
+    if column.show in FROM_PAPERS:
+        return _beside(row, column, published)
     if key in NAMES:
         return named(row.names)[key]
+    if key == "curve":
+        return " ".join(number(asr, column.decimals) for _, _, asr in row.curve) or ABSENT
     if not column.numeric:
         return str(getattr(row, key) or ("" if key in ("variant", "reason") else ABSENT))
     if key == "n_seeds":
@@ -133,93 +158,41 @@ def number(value: float | None, decimals: int) -> str:
     return shown.removeprefix("-") if float(shown) == 0 else shown
 
 
-def _best(table: Table, row: Row, column: Column) -> bool:
-    """Whether no comparable row shows a better number; never where nothing competes."""
-    rivals = table.layout.comparable(row, table.rows)
+def _beside(row: Row, column: Column, published: Sequence[Published]) -> str:
+    """The published number with its source's letter, or ours minus it, signed."""
+    found, ours = published_value(published, row, column.key), row.mean(column.key)
+    if found is None:
+        return ABSENT
+    value, mark = found
+    if column.show == "published":
+        return f"{number(value, column.decimals)} ({mark})"
+    if ours is None:
+        return ABSENT
+    shown = number(ours - value, column.decimals)
+    return shown if shown.startswith("-") or float(shown) == 0 else f"+{shown}"
+
+
+def _best(table: Table, at: int, column: Column) -> bool:
+    """Whether a row's number is the best shown and significantly better than each rival's."""
+    row = table.rows[at]
+    rivals = [other for other in table.layout.comparable(row, table.rows) if other is not row]
+    known = [one for rival in rivals if (one := column.number(rival)) is not None]
     mine = column.number(row)
-    if column.better is None or mine is None or len(rivals) < 2 or row not in rivals:
+    ranked = row.names["defense"] not in table.layout.references
+    if not column.ranked or mine is None or not known or not ranked:
         return False
     sign = 1 if column.better == "higher" else -1
-    every = [
-        sign * round(one, column.decimals) for r in rivals if (one := column.number(r)) is not None
-    ]
-    return sign * round(mine, column.decimals) == max(every)
+    shown = [sign * round(one, column.decimals) for one in known]
+    if sign * round(mine, column.decimals) < max(shown):
+        return False
+    won = [one for one in table.tests if at in one.rows and _favours(one, at, column, row)]
+    return len(won) == len(known)
 
 
-def caption(table: Table) -> list[str]:
-    """The sentences that stand with the table: what, where, how chosen, who saw what."""
-    style, kept = table.layout, table.rows
-    fixed = ", ".join(f"{name} {value}" for name, value in folded(style, kept).items())
-    lines = [
-        style.caption,
-        _suites(kept, style.evaluate),
-        f"In every row: {fixed}." if fixed else "",
-    ]
-    lines += [_seeds(kept), f"Selection: {style.selection}"]
-    lines += [f"{style.subject} is a {style.subject_is}."]
-    lines += [_seen(table), _bold(table)]
-    return [line for line in lines if line]
-
-
-def notes(table: Table) -> list[str]:
-    """The footnotes: the layout's, then those that the numbers call for."""
-    style = table.layout
-    said = [*style.notes, *pareto_notes(table.rows, style)]
-    if table.left_out:
-        said.append(
-            f"Not counted, since undefended ASR is below {style.least_asr:g} % there: "
-            f"{'; '.join(table.left_out)}."
-        )
-    if style.group_by == "worst" and (note := worst_note(table.rows, style.references)):
-        said.append(note)
-    return said
-
-
-def _suites(kept: Sequence[Row], evaluate: str) -> str:
-    names = sorted({row.names["suite"] for row in kept})
-    inner = [name for name in names if name == EMBEDDED or name.startswith(f"{EMBEDDED}_")]
-    said = [f"embedded suite '{name}' (shows the mechanism, is not CLIP)" for name in inner]
-    said += [f"suite '{name}'" for name in names if name not in inner]
-    images = ", dev images that no method was granted" if evaluate == "dev" else ""
-    return f"Measured on: {', '.join(said)}{images}."
-
-
-def _seeds(kept: Sequence[Row]) -> str:
-    sets = sorted({row.seeds for row in kept if row.seeds})
-    said = " or ".join(", ".join(str(seed) for seed in seeds) for seeds in sets) or "none done"
-    lines = [f"Seeds: {said}."]
-    if any(row.parts for row in kept):
-        lines += ["Numbers are means over settings, each the mean over its seeds; brackets are"]
-        lines += ["95 % bootstrap intervals, whole settings drawn with replacement."]
-        return " ".join(lines)
-    if any(len(seeds) > 1 for seeds in sets):
-        lines += ["± is the sample standard deviation over seeds."]
-    if any(len(seeds) == 1 for seeds in sets):
-        lines += ["With one seed, brackets are 95 % Wilson intervals from the counts."]
-    return " ".join(lines)
-
-
-def _seen(table: Table) -> str:
-    headers = [column.header for column in table.columns if column.key == "sees"]
-    if headers:
-        said = f"Column '{headers[0]}' is what each row was allowed to see"
-    else:
-        own = {f"{row.names['defense']}: {row.sees}" for row in table.rows if row.needs}
-        said = f"What each row was allowed to see: {'; '.join(sorted(own))}"
-    attackers = {
-        f"{row.names['attack']}: {row.needs['attack']}"
-        for row in table.rows
-        if "attack" in row.needs
-    }
-    return said + (f"; the attacker ({'; '.join(sorted(attackers))})." if attackers else ".")
-
-
-def _bold(table: Table) -> str:
-    if not any(cell.best for line in cells(table) for cell in line):
-        return ""
-    headed = {column.key for column in (*table.layout.columns, *table.columns)} - {"suite"}
-    shared = [name for name in table.layout.within if name in headed]
-    present = {row.names["defense"] for row in table.rows}
-    outside = [name for name in table.layout.references if name in present]
-    unranked = f"; {', '.join(outside)} are references and not ranked" if outside else ""
-    return f"Bold: best among rows of equal {' and '.join(shared)}{unranked}."
+def _favours(test: Test, at: int, column: Column, row: Row) -> bool:
+    """Whether a test says that the row at place `at` is better in what the column shows."""
+    if test.metric != tested(column.key, row) or test.adjusted >= LEVEL:
+        return False
+    lower = column.better == "lower" if row.parts else test.metric in LOWER
+    gain = test.mean if at == test.rows[0] else -test.mean
+    return gain < 0 if lower else gain > 0

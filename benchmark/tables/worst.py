@@ -41,7 +41,8 @@ def _worst(group: Sequence[Row], least: float) -> Row:
         most = max(row.mean("asr_undefended") or 0.0 for row in done)
         why = f"{NOT_COUNTED}: undefended ASR {most:.1f} % at most, below {least:g} %"
         reason = f"{why}; {rest}" if rest else why
-        return replace(done[0], status=NOT_COUNTED, reason=reason, variant="", stats={}, costs={})
+        bare = replace(done[0], stats={}, costs={}, records=())
+        return replace(bare, status=NOT_COUNTED, reason=reason, variant="")
     hardest = max(strong, key=lambda row: row.mean("asr") or 0.0)
     # Other defences may be shown at another place: their rows are comparable all the same.
     setting = hardest.setting if len({row.setting for row in group}) == 1 else ""

@@ -1,0 +1,39 @@
+"""The tables under results/, made again from the records beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmark import tables
+from benchmark.components import options
+from benchmark.store import write_atomic
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def names() -> list[str]:
+    """The tables that have a Markdown file under results/."""
+    return [name for name in options("table") if (RESULTS / name / f"{name}.md").exists()]
+
+
+def folders(name: str) -> list[Path]:
+    """Where a table's records are: under its own name and those of its experiments."""
+    each = [RESULTS / one for one in dict.fromkeys((name, *tables.layout(name).experiments))]
+    return [folder for folder in each if (folder / "records").is_dir()]
+
+
+def made(name: str) -> tables.Table:
+    """A table from all the committed records that it asks for."""
+    records, hits = tables.gather(folders(name))
+    return tables.make(name, records, hits=hits)
+
+
+def regenerate() -> list[Path]:
+    """Write every table of `names` in the forms that it is committed in; returns the files."""
+    written = []
+    for name in names():
+        table = made(name)
+        for path in sorted((RESULTS / name).glob(f"{name}.*")):
+            write_atomic(path, tables.render(table, path.suffix[1:]).encode())
+            written.append(path)
+    return written

@@ -1,0 +1,43 @@
+"""Every table under results/ is, to the byte, what the records beside it give."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from benchmark.committed import RESULTS, folders, made, names
+from benchmark.tables import Table, render
+
+FILES = [path for name in names() for path in sorted((RESULTS / name).glob(f"{name}.*"))]
+table = cache(made)
+
+
+def test_no_folder_of_records_is_without_its_table() -> None:
+    found = {path.parent.name for path in RESULTS.glob("*/records")}
+    assert found <= set(names())
+    assert len(FILES) >= 3 * len(names()) > 9
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_file_is_what_the_records_give(path: Path) -> None:
+    assert path.read_text() == render(table(path.stem), path.suffix[1:])
+
+
+@pytest.mark.parametrize("name", names())
+def test_hits_belong_to_records(name: str) -> None:
+    from benchmark.tables import find
+
+    for folder in folders(name):
+        known = {record.main.key for record in find(folder) if record.main is not None}
+        assert {path.stem for path in (folder / "hits").glob("*")} <= known
+
+
+def test_a_missing_record_changes_the_table() -> None:
+    from benchmark.tables import gather, make
+
+    records, hits = gather(folders("table_lfpm"))
+    last = max(at for at, one in enumerate(records) if one.names["defense"] == "lfpm")
+    short: Table = make("table_lfpm", records[:last] + records[last + 1 :], hits=hits)
+    assert render(short, "csv") != render(table("table_lfpm"), "csv")
