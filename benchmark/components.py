@@ -52,7 +52,8 @@ def option(group: str, name: str) -> dict[str, Any]:
 
     Other interpolations are left as they are.
     """
-    setting = _read(CONF / "setting" / f"{standard('setting')}.yaml")
+    chosen = standard("setting")
+    setting = {} if chosen is None else _read(CONF / "setting" / f"{chosen}.yaml")
     return filled(raw_option(group, name), {f"${{setting.{k}}}": v for k, v in setting.items()})
 
 
