@@ -380,6 +380,8 @@ def test_status_counts_and_reasons() -> None:
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(components, "CONF", tmp_path)
     texts = {
+        "run.yaml": "defaults:\n  - setting: plain\n",
+        "setting/plain.yaml": "",
         "merge/one.yaml": "_target_: benchmark.tables.stats.Measure\nvalue: ${seed}\n",
         "experiment/small.yaml": "# @package _global_\n# 1 minute.\n# Command: x\nseed: 1\n",
     }
