@@ -100,15 +100,17 @@ def weights(backbone: Backbone) -> float:
 def of_stage(cell: Cell, call: tuple[str, ...]) -> Cost:
     """The cost of one job: a method of `benchmark.bench.Bench` and its arguments."""
     size, tasks = weights(cell.backbone), len(cell.suite.tasks)
-    trained = 4 * size + activations(cell.backbone) * _at_once(cell)
+    together = activations(cell.backbone) * _at_once(cell)
+    trained = 4 * size + together + _largest_split(cell)
     merged = (tasks + 3) * size
+    defended = merged + 5 * size + _moments(cell.backbone) + together / 3
     expert = _expert(cell, call[1]) if call[0] == "expert" else 0.0
     images = _measured(cell, call[1]) if call[0] == "evaluation" else 0.0
     costs: dict[str, tuple[float, float, float]] = {
         "expert": (expert, size, trained),
         "compromise": (_attack(cell), size * len(cell.attack.adversaries), trained + size),
         "merged": (float(getattr(cell.merge, "passes", 0)), size, merged),
-        "defended": (float(getattr(cell.defense, "passes", 0)), 2 * size, merged + 3 * size),
+        "defended": (float(getattr(cell.defense, "passes", 0)), 2 * size, defended),
         "evaluation": (FORWARD * images, 0.0, 2 * size),
         "curve": (FORWARD * _curve(cell), 0.0, 3 * size),
     }
@@ -122,6 +124,19 @@ def _at_once(cell: Cell) -> float:
     together = 1.5 * cell.finetune.batch
     micro = cell.backbone.micro_batch
     return together if micro is None else min(together, micro)
+
+
+def _largest_split(cell: Cell) -> float:
+    """Bytes of the largest train split: contributors have all of their images on the device."""
+    largest = max(data.sizes["train"] for data in cell.datasets.values())
+    return 3.0 * largest * cell.backbone.image_size**2
+
+
+def _moments(backbone: Backbone) -> float:
+    """Bytes of LFPM's metric: second moments of every layer's inputs, means and maps, float64."""
+    s = tower_shapes(backbone)
+    squares = s["layers"] * 19 * s["width"] ** 2 + (3 * s["patch"] ** 2) ** 2
+    return 3 * 2.0 * FLOAT * squares
 
 
 def _expert(cell: Cell, task: str) -> float:
