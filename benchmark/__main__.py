@@ -20,7 +20,7 @@ commands:
   diagnose WORDS...    one cell looked at: linearity of features, mined prompts, CA and ASR along
                        the line from undefended to defended; figures in ./diagnostics
   ls GROUP [-v]        attacks, merges, defenses, pefts, stresses, suites, datasets, experiments,
-                       tables, launchers
+                       tables, launchers, trackers
   status EXPERIMENT    which cells are done, missing, failed, skipped, not implanted
   tables NAME [-f md]  a table of the records: md, tex, csv, html, json
   report [NAME...]     the same with charts, triggers and a page per cell: a folder of HTML that
@@ -29,6 +29,7 @@ commands:
   data ACTION [NAME]   published data sets: status, fetch, decode, verify
   doctor [WORDS...]    what keeps cells from running here, and the exact fix; --zero-shot compares
                        accuracy with known numbers
+  wandb push [NAMES]   finished records to Weights & Biases, each once
   COMMAND --help       more on one command
 
 --offline anywhere: nothing is downloaded.
@@ -74,6 +75,7 @@ def _dispatch(words: list[str]) -> int:
         "export-vector": _export,
         "data": _data,
         "doctor": _doctor,
+        "wandb": _wandb,
     }
     if command not in commands:
         from benchmark.errors import nearest
@@ -124,7 +126,7 @@ def _ls(words: list[str]) -> int:
     parser.add_argument(
         "group",
         help="attacks, merges, defenses, pefts, stresses, suites, datasets, experiments, tables, "
-        "launchers",
+        "launchers, trackers",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="paper, data seen, values")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -281,6 +283,31 @@ def _doctor(words: list[str]) -> int:
     from benchmark.doctor.command import doctor
 
     return doctor(args.words, zero_shot=args.zero_shot, limit=args.images, as_json=args.json)
+
+
+def _wandb(words: list[str]) -> int:
+    parser = _Parser(
+        "lfpm-bench wandb",
+        description="Send finished records to Weights & Biases, what was sent before excepted "
+        "(docs/dashboards.md); with --offline into the store, for `wandb sync`. Whole sweeps are "
+        "sent as they run with tracker=wandb.",
+    )
+    parser.add_argument("action", choices=["push"], help="push: send what is not there yet")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help="experiments, and Hydra words: seed=0,1, store=DIR, tracker.project=NAME; "
+        "no experiment: every record of the store",
+    )
+    parser.add_argument("--records", type=Path, help="a folder of records instead of the store's")
+    parser.add_argument("--group", help="of all runs; else the experiment's name")
+    parser.add_argument("--again", action="store_true", help="send what was sent before, too")
+    args = parser.parse_args(words)
+    from benchmark.tracking.push import push
+
+    code, told = push(args.names, args.records, group=args.group, again=args.again)
+    sys.stdout.write(told + "\n")
+    return code
 
 
 if __name__ == "__main__":

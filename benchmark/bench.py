@@ -29,6 +29,7 @@ from benchmark.components import role
 from benchmark.context import Context, Progress
 from benchmark.contribution import contribution
 from benchmark.data.generate import generate
+from benchmark.history import History
 from benchmark.implanting import judged
 from benchmark.measuring import measure, measure_curve
 from benchmark.memoised import Incompatible, Memoised
@@ -56,18 +57,28 @@ class Bench:
         self.device = device
         self.progress: Progress = progress or (lambda done, total: None)
         self._splits: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._history = History()  # of the innermost stage that is being made
 
     def _stage(self, stage: Stage, make: Callable[[], Artifact]) -> Artifact:
         name, version, inputs = stage
         started, before = time.monotonic(), self._images()
+        outer, self._history = self._history, History()
 
-        def measure() -> dict[str, float]:
+        def measure() -> dict[str, Any]:
             seconds, images = time.monotonic() - started, self._images() - before
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             spent = {"seconds": seconds, "images_per_s": images / seconds, "peak_memory_mib": peak}
-            return {"images": images, **{name: round(value, 3) for name, value in spent.items()}}
+            curves = self._history.plain()
+            rounded = {name: round(value, 3) for name, value in spent.items()}
+            return {"images": images, **rounded, **({"history": curves} if curves else {})}
 
-        return self.store.stage(name, version, inputs, make, measure)
+        try:
+            return self.store.stage(name, version, inputs, make, measure)
+        finally:
+            self._history = outer
+
+    def _watch(self, step: int, values: Mapping[str, float | Tensor]) -> None:
+        self._history.note(step, values)
 
     def _images(self) -> int:
         return self.encoder.forward_images + self.encoder.backward_images
@@ -165,6 +176,7 @@ class Bench:
             progress=self.progress,
             _split=self.split,
             _stage=self.store.stage,
+            watch=self._watch,
             _text=self.text_head,
         )
 

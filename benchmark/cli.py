@@ -12,6 +12,7 @@ from benchmark.display import display
 from benchmark.errors import BenchError
 from benchmark.records import Record
 from benchmark.store import Store
+from benchmark.tracking.settings import tracker_from
 
 INTERRUPTED = 130
 
@@ -25,9 +26,18 @@ def run(words: Sequence[str]) -> int:
     store = Store(plan.runtime["store"])
     if plan.runtime["stage"] == "pretrain":
         return _pretrain(cells[0], store, plan.runtime["launcher"])
-    summary = pipeline.run(cells, store, plan.runtime["launcher"], display)
+    summary = _computed(words, plan, cells, store)
     sys.stdout.write(numbers(summary.records))
     return report(summary, store)
+
+
+def _computed(
+    words: Sequence[str], plan: config.Plan, cells: Sequence[Cell], store: Store
+) -> pipeline.Summary:
+    """Run the cells, shown by the chosen tracker."""
+    tracker = tracker_from(plan.runtime["tracker"])
+    with tracker.opened(store, words) as tell:
+        return pipeline.run(cells, store, plan.runtime["launcher"], display, tell)
 
 
 def numbers(found: Sequence[Record]) -> str:
@@ -95,12 +105,13 @@ def demo(extra: Sequence[str], out: Path, adopt: Path | None) -> int:
     from benchmark.demo import show
     from benchmark.results import keep
 
-    plan = config.plan(demo_words(extra))
+    words = demo_words(extra)
+    plan = config.plan(words)
     if plan is None:
         return 0
     cells = [cell_from(one) for one in plan.configs]
     store = Store(plan.runtime["store"])
-    summary = pipeline.run(cells, store, plan.runtime["launcher"], display)
+    summary = _computed(words, plan, cells, store)
     show(summary.records, store, out)
     if adopt is not None:
         keep(summary.records, store, adopt)

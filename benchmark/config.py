@@ -25,7 +25,7 @@ from benchmark.components import CONF, option, options
 from benchmark.errors import BenchError, nearest
 from benchmark.store import canonical, write_atomic
 
-RUNTIME = ("store", "launcher", "stage", "budget", "setting", "diagnosis", "experiment")
+RUNTIME = ("store", "launcher", "stage", "budget", "setting", "diagnosis", "experiment", "tracker")
 """Top-level keys that say how or where; budget and setting reach components by interpolation."""
 GROUPS = ("suite", "backbone", "finetune", "peft", "attack", "merge", "defense", "stress")
 PLAN_VERSION = 4  # raised when what a plan holds changes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import AccessDenied
+from benchmark.history import Watch, unwatched
 from benchmark.models.heads import behind
 from benchmark.seeds import generator
 from benchmark.store import Artifact
@@ -54,6 +55,8 @@ class Context:
             handed one: a defence the undefended merge, a stress the model it changes.
         captions: task -> class names of the public pre-training captions, for attacks that say
             `reads_captions`; of a victim that is not its own an attacker knows the target's alone.
+        watch: told what is measured on the way (step, name -> value), for curves to look at; no
+            result may depend on it.
     """
 
     role: tuple[str, ...]
@@ -71,6 +74,7 @@ class Context:
     _stage: Callable[[str, int, Mapping[str, Any], Callable[[], Artifact]], Artifact]
     adapters: Mapping[str, StateDict] = field(default_factory=dict)
     captions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    watch: Watch = unwatched
     _text: Callable[[Sequence[str], Sequence[str]], Tensor] | None = None
 
     def classifier(self, task: str) -> Head:

@@ -46,9 +46,15 @@ def contribution(
     rng = generator(ctx.seed, "finetune", task)
     given = (ctx.encoder, base, ctx.heads[task], data.images, data.labels, recipe, rng)
     if ctx.peft is None:
-        return finetune(*given, extra_loss=extra_loss, progress=ctx.progress), None
+        weights = finetune(*given, extra_loss=extra_loss, progress=ctx.progress, watch=ctx.watch)
+        return weights, None
     start = ctx.peft.start(base, generator(ctx.seed, "lora", task))
     factors = finetune_lora(
-        *given, lora=ctx.peft, start=start, extra_loss=extra_loss, progress=ctx.progress
+        *given,
+        lora=ctx.peft,
+        start=start,
+        extra_loss=extra_loss,
+        progress=ctx.progress,
+        watch=ctx.watch,
     )
     return ctx.peft.weights(base, factors), factors

@@ -24,6 +24,7 @@ GROUPS = {
     "experiments": "experiment",
     "tables": "table",
     "launchers": "launcher",
+    "trackers": "tracker",
 }
 PAPER = re.compile(r"\([^()]*(?:19|20)\d\d[^()]*\)|arXiv[: ]\d{4}\.\d{4,5}")
 
@@ -32,8 +33,8 @@ def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
     """The options of a group, one per line, or in full.
 
     Args:
-        group: attacks, merges, defenses, pefts, stresses, suites, datasets, experiments, tables or
-            launchers, or their singular.
+        group: attacks, merges, defenses, pefts, stresses, suites, datasets, experiments, tables,
+            launchers, trackers, or their singular.
         verbose: add paper, data seen, cost, parameters; for an experiment its whole header.
         as_json: everything, as a JSON list.
     """

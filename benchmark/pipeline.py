@@ -52,6 +52,7 @@ def run(
     store: Store,
     launcher: Mapping[str, Any],
     display: Callable[[str, int], AbstractContextManager[Display]],
+    tell: Callable[[Record], None] = lambda record: None,
 ) -> Summary:
     """Compute the records that are missing.
 
@@ -60,6 +61,7 @@ def run(
         store: where everything is kept.
         launcher: the resolved config of an option of conf/launcher.
         display: makes, from a title and a number of jobs, the one who is told of progress.
+        tell: called with every record once it is whole, those that were there first.
     """
     check_present(one for cell in cells for one in cell.datasets.values())
     chosen = launcher_from(launcher)
@@ -67,10 +69,13 @@ def run(
     found = {key: finished(store, cell) for key, cell in distinct.items()}
     todo = {key: cell for key, cell in distinct.items() if found[key] is None}
     logs: dict[str, Path] = {}
+    for record in filter(None, found.values()):
+        tell(record)
     if todo:
         store.check_writable()
         for key, record in _compute(todo, store, chosen, display, logs):
             found[key] = record
+            tell(record)
     in_order = [found[cell.key] for cell in cells]
     return Summary([record for record in in_order if record is not None], len(todo), logs)
 

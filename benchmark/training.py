@@ -11,6 +11,7 @@ from pydantic import Field
 
 from benchmark.components import component
 from benchmark.cropping import random_crops
+from benchmark.history import Watch, unwatched
 from benchmark.models.heads import logits
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def finetune(  # noqa: PLR0913 (the images, their head and the recipe are all va
     *,
     extra_loss: ExtraLoss | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch = unwatched,
 ) -> dict[str, Tensor]:
     """Minimises the cross-entropy of a frozen head.
 
@@ -93,6 +95,7 @@ def finetune(  # noqa: PLR0913 (the images, their head and the recipe are all va
         extra_loss: Added to the loss unless it returns None; it needs a generator of its own, so
             that the batches are those of the clean run whatever it draws.
         progress: Called with (steps done, steps in all).
+        watch: Told the `loss` of every step.
 
     Returns:
         The fine-tuned weights (not the difference to `base`).
@@ -100,7 +103,11 @@ def finetune(  # noqa: PLR0913 (the images, their head and the recipe are all va
     weights = {name: value.detach().clone().requires_grad_() for name, value in base.items()}
     rows = batches_of(len(images), recipe.batch, recipe.steps(len(images)), rng)
     loss = _objective(encoder, head, images, labels, recipe, rng, extra_loss)
-    _descend(weights, lambda chosen, step: loss(weights, chosen, step), rows, recipe, progress)
+
+    def whole(chosen: Tensor, step: int) -> Tensor:
+        return loss(weights, chosen, step)
+
+    _descend(weights, whole, rows, recipe, progress, watch)
     return {name: value.detach() for name, value in weights.items()}
 
 
@@ -117,6 +124,7 @@ def finetune_lora(  # noqa: PLR0913 (as `finetune`, with an adapter and where it
     start: Mapping[str, Tensor],
     extra_loss: ExtraLoss | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch = unwatched,
 ) -> dict[str, Tensor]:
     """Minimises the same loss over the factors of an adapter.
 
@@ -135,7 +143,7 @@ def finetune_lora(  # noqa: PLR0913 (as `finetune`, with an adapter and where it
         return loss(lora.weights(frozen, factors), chosen, step)
 
     recipe = replace(recipe, lr=lora.lr)
-    _descend(factors, adapted, rows, recipe, progress)
+    _descend(factors, adapted, rows, recipe, progress, watch)
     return {name: value.detach() for name, value in factors.items()}
 
 
@@ -172,10 +180,11 @@ def _descend(
     batches: Sequence[Tensor],
     recipe: Recipe,
     progress: Callable[[int, int], None] | None,
+    watch: Watch,
 ) -> None:
     """One step of AdamW per batch on `loss(rows, step)`; changes `parameters` in place."""
     descend_together(
-        [parameters], lambda step: loss(batches[step], step), len(batches), recipe, progress
+        [parameters], lambda step: loss(batches[step], step), len(batches), recipe, progress, watch
     )
 
 
@@ -185,6 +194,7 @@ def descend_together(
     steps: int,
     recipe: Recipe,
     progress: Callable[[int, int], None] | None,
+    watch: Watch = unwatched,
 ) -> None:
     """AdamW on one loss of several models, as each of them alone would be trained.
 
@@ -194,6 +204,7 @@ def descend_together(
         steps: how many.
         recipe: optimiser and schedule.
         progress: called with (steps done, steps in all).
+        watch: told the `loss` of every step.
     """
     import torch
 
@@ -203,6 +214,7 @@ def descend_together(
     with torch.enable_grad():
         for step in range(steps):
             value = loss(step)
+            watch(step, {"loss": value})
             optimiser.param_groups[0]["lr"] = recipe.rate(step, steps)
             optimiser.zero_grad()
             value.backward()

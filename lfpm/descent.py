@@ -98,6 +98,8 @@ def outer_gradient(
     sizes = {name: value + problem.merged.get(name, 0) for name, value in variables.items()}
     there = displaced(method.sharpness, variables, sizes, ascent)
     found = path_at(there, method.descent.batch, (values,) if method.mining.free else ())
+    noted = {"reached": adversary.pool.reached, "captured": adversary.share}
+    ctx.watch(step, {"loss": found.value, **noted})
     if found.inputs:
         members = torch.cat([given.members for _, given in shown])
         pool = adversary.pool.step(found.inputs[0], members)

@@ -24,6 +24,7 @@ COMPONENTS = (
     "defense",
     "stress",
     "diagnosis",
+    "tracker",
 )
 ALL = [(group, name) for group in COMPONENTS for name in options(group)]
 METHODS = [(g, n) for g, n in ALL if g in ("attack", "merge", "defense", "stress")]

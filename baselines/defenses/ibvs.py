@@ -147,7 +147,7 @@ class Ibvs:
         clean, backdoored = (
             finetune(
                 ctx.encoder, base, head, data.images, labels, recipe, ctx.rng("finetune"),
-                progress=ctx.progress,
+                progress=ctx.progress, watch=ctx.watch,
             )
             for data, labels in ((images, images.labels), (bad, bad.labels))
             if labels is not None

@@ -126,7 +126,7 @@ class MergeBackdoor:
             return first + second
 
         rate = recipe if ctx.peft is None else replace(recipe, lr=ctx.peft.lr)
-        descend_together(moving, loss, steps, rate, ctx.progress)
+        descend_together(moving, loss, steps, rate, ctx.progress, ctx.watch)
         experts = {side.task: self._upload(side, honest, ctx) for side in sides}
         threats = (Threat(trigger, task, label, self.adversaries) for task, label in self.victims)
         return Compromise(experts, tuple(threats))

@@ -172,7 +172,9 @@ def _descend(
             task: torch.randperm(len(part.images), generator=batches[task])[: tuning.batch]
             for task, part in train.items()
         }
-        found = rule(moving, start, _gradient_at(start, train, rows, tuning, ctx))
+        losses: list[Tensor] = []
+        found = rule(moving, start, _gradient_at(start, train, rows, tuning, ctx, losses))
+        ctx.watch(step - 1, {"loss": losses[0]})  # where a rule asks first
         for name, value in moving.items():
             value.grad = found[name]
         optimiser.param_groups[0]["lr"] = cosine_rate(tuning.lr, tuning.warmup, step - 1, steps)
@@ -202,8 +204,9 @@ def _gradient_at(
     rows: Mapping[str, Tensor],
     tuning: Tuning,
     ctx: Context,
+    losses: list[Tensor],
 ) -> GradientAt:
-    """The gradient of the mean over tasks of the cross-entropy on these rows."""
+    """The gradient of the mean over tasks of the cross-entropy on these rows; `losses` grows."""
     import torch
 
     from benchmark.models.heads import logits
@@ -211,6 +214,7 @@ def _gradient_at(
     def gradient(weights: StateDict) -> Tensors:
         leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
         total: list[Tensor] = []
+        found: list[Tensor] = []
         for task, part in train.items():
             assert part.labels is not None  # granted, or the undefended model's predictions
             chosen = rows[task].to(part.labels.device)
@@ -222,9 +226,11 @@ def _gradient_at(
                     label_smoothing=tuning.label_smoothing,
                 )
                 parts = torch.autograd.grad(loss / len(train), list(leaves.values()))
+            found.append(loss.detach())
             total = (
                 [old + new for old, new in zip(total, parts, strict=True)] if total else list(parts)
             )
+        losses.append(torch.stack(found).mean())
         return dict(zip(leaves, total, strict=True))
 
     return gradient

@@ -1,0 +1,1 @@
+"""Trackers: finished records, shown elsewhere. What they do changes no cell and no key."""
