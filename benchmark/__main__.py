@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.errors import BenchError
+from benchmark.parser import Parser
 
 OFFLINE = "--offline"
 ABOUT = """How badly do backdoors survive model merging, and what removes them?
@@ -84,18 +84,8 @@ def _dispatch(words: list[str]) -> int:
     return commands[command](rest)
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are BenchErrors: one sentence, exit code 2; flags in full only."""
-
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog, description=description, allow_abbrev=False)
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise BenchError(f"{message} ({self.prog} --help shows what there is)")
-
-
 def _demo(words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         "lfpm-bench demo", description="The embedded experiment (conf/experiment/demo.yaml)."
     )
     parser.add_argument("words", nargs="*", help="further Hydra words, e.g. seed=0,1,2")
@@ -108,7 +98,7 @@ def _demo(words: list[str]) -> int:
 
 
 def _diagnose(words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         "lfpm-bench diagnose",
         description="Look at one cell: cross-task linearity per layer, mined prompts as pictures, "
         "CA and ASR along the line from undefended to defended (conf/diagnosis).",
@@ -122,7 +112,7 @@ def _diagnose(words: list[str]) -> int:
 
 
 def _ls(words: list[str]) -> int:
-    parser = _Parser("lfpm-bench ls", description="What there is to choose from.")
+    parser = Parser("lfpm-bench ls", description="What there is to choose from.")
     parser.add_argument(
         "group",
         help="attacks, merges, defenses, pefts, stresses, suites, datasets, experiments, tables, "
@@ -138,7 +128,7 @@ def _ls(words: list[str]) -> int:
 
 
 def _status(words: list[str]) -> int:
-    parser = _Parser("lfpm-bench status", description="How far an experiment is.")
+    parser = Parser("lfpm-bench status", description="How far an experiment is.")
     parser.add_argument("experiment")
     parser.add_argument("words", nargs="*", help="the Hydra words it was run with, if any")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -150,7 +140,7 @@ def _status(words: list[str]) -> int:
 
 
 def _tables(words: list[str]) -> int:
-    parser = _Parser("lfpm-bench tables", description="A table of the records in the store.")
+    parser = Parser("lfpm-bench tables", description="A table of the records in the store.")
     parser.add_argument("name", help="see `lfpm-bench ls tables`")
     parser.add_argument("words", nargs="*", help="the Hydra words it was run with, if any")
     parser.add_argument(
@@ -185,7 +175,7 @@ def _tables(words: list[str]) -> int:
 
 
 def _report(words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         "lfpm-bench report",
         description="Tables, charts, triggers and a page per cell as a folder that opens offline.",
     )
@@ -217,7 +207,7 @@ def _report(words: list[str]) -> int:
 
 
 def _data(words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         "lfpm-bench data",
         description="Published data sets, in $LFPM_BENCH_DATA (docs/data.md). status: which can be "
         "used; fetch: download; decode: once, to images of the backbone's size; verify: hashes, "
@@ -247,7 +237,7 @@ def _data(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         "lfpm-bench export-vector",
         description="Write a by-product of a finished cell's defended model to a safetensors file.",
     )
@@ -263,8 +253,14 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _wandb(words: list[str]) -> int:
+    from benchmark.tracking.command import wandb
+
+    return wandb(words)
+
+
 def _doctor(words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         "lfpm-bench doctor",
         description="Look at this machine with the eyes of a run: Python, torch and torchvision, "
         "GPU and driver, disks, network, weights and images. 0: a run can start; 1: it cannot.",
@@ -283,31 +279,6 @@ def _doctor(words: list[str]) -> int:
     from benchmark.doctor.command import doctor
 
     return doctor(args.words, zero_shot=args.zero_shot, limit=args.images, as_json=args.json)
-
-
-def _wandb(words: list[str]) -> int:
-    parser = _Parser(
-        "lfpm-bench wandb",
-        description="Send finished records to Weights & Biases, what was sent before excepted "
-        "(docs/dashboards.md); with --offline into the store, for `wandb sync`. Whole sweeps are "
-        "sent as they run with tracker=wandb.",
-    )
-    parser.add_argument("action", choices=["push"], help="push: send what is not there yet")
-    parser.add_argument(
-        "names",
-        nargs="*",
-        help="experiments, and Hydra words: seed=0,1, store=DIR, tracker.project=NAME; "
-        "no experiment: every record of the store",
-    )
-    parser.add_argument("--records", type=Path, help="a folder of records instead of the store's")
-    parser.add_argument("--group", help="of all runs; else the experiment's name")
-    parser.add_argument("--again", action="store_true", help="send what was sent before, too")
-    args = parser.parse_args(words)
-    from benchmark.tracking.push import push
-
-    code, told = push(args.names, args.records, group=args.group, again=args.again)
-    sys.stdout.write(told + "\n")
-    return code
 
 
 if __name__ == "__main__":

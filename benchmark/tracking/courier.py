@@ -111,7 +111,7 @@ def answer(sender: Sender, errand: Errand) -> Sent:
 def _table(sender: Sender, name: str, words: Sequence[str]) -> Sent:
     from benchmark.results import table
 
-    return sender.table(table(name, [*words, f"store={sender.root}"], None, partial=True), words)
+    return sender.table(table(name, [*words, f"store={sender.root}"], [], partial=True), words)
 
 
 def summary(found: Sequence[Sent], sender: Sender) -> str:

@@ -108,7 +108,7 @@ def _planned(name: str, words: Sequence[str], store: Store) -> Parcel:
         say(f"no cell of '{name}' has a record in {store.root}")
     made = None
     if records and name in options("table"):
-        made = results.table(name, words, None, partial=True)
+        made = results.table(name, words, [], partial=True)
     told = [word for word in words if not word.startswith("store=")]
     return Parcel(name, records, made, told)
 
