@@ -73,10 +73,11 @@ def test_a_second_descent_is_a_curve_of_its_own():
 def test_watching_changes_nothing_and_sees_every_step():
     ctx, history = tiny.context(granted=(tiny.TRAIN,)), History()
     data = ctx.images("a", tiny.TRAIN)
-    assert data.labels is not None
+    images, labels = data.images, data.labels
+    assert labels is not None
 
     def trained(**watching):
-        given = (tiny.encoder(), tiny.base(), ctx.heads["a"], data.images, data.labels, tiny.RECIPE)
+        given = (tiny.encoder(), tiny.base(), ctx.heads["a"], images, labels, tiny.RECIPE)
         return finetune(*given, ctx.rng("order"), **watching)
 
     assert tiny.equal(trained(), trained(watch=history.note))
