@@ -123,6 +123,7 @@ def render_page(
         heads=list(CONTROLS.values()),
         controls=controls(row for table in page.tables for row in table.rows),
         cells=cell_list(cells),
+        reasons=any(one.row.reason for one in cells),
         provenance=list(flat(page.provenance)),
     )
 
@@ -184,7 +185,7 @@ def data_uri(picture: Picture) -> str:
 def width(picture: Picture) -> int:
     """Whole pixels of the page per pixel of the picture, so that it stays sharp."""
     pixels = picture.pixels.shape[1]
-    return pixels * max(1, (160 if pixels <= 80 else 640) // pixels)
+    return pixels * max(1, (160 if pixels <= 80 else 400) // pixels)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
