@@ -30,6 +30,8 @@ from benchmark.tables import find, make, rows
 from benchmark.types import Compromise, Threat
 from tests.made_records import demo, evaluation, line, record
 from tests.small import ROOT
+from tests.test_diagnose import folder as diagnosed
+from tests.test_diagnose import found
 from tests.test_report import Balance
 
 EVIL = "<script>alert('x')</script>"
@@ -60,10 +62,10 @@ def pages(folder: Path) -> list[Path]:
 
 
 def test_every_cell_has_a_page_and_every_link_leads_somewhere(folder):
-    found = pages(folder)
-    assert len(found) == 1 + 4  # lfpm's two seeds share one
+    every = pages(folder)
+    assert len(every) == 1 + 4  # lfpm's two seeds share one
     linked = set()
-    for path in found:
+    for path in every:
         text = path.read_text()
         parser = Balance()
         parser.feed(text)
@@ -77,7 +79,7 @@ def test_every_cell_has_a_page_and_every_link_leads_somewhere(folder):
                 linked.add((path.parent / target).resolve())
             elif place:
                 assert place in ids
-    assert {path.resolve() for path in found} <= linked
+    assert {path.resolve() for path in every} <= linked
 
 
 def test_what_records_say_is_text_and_never_markup(folder):
@@ -117,11 +119,11 @@ def test_rows_lead_to_the_cells_they_show():
 
 def test_curves_are_the_means_of_what_records_hold():
     assert rates(evaluation(ca=(80, 60), asr=95)) == (70.0, 95.0)
-    found = curves(made())
-    assert found[0] == ([(0.0, 80.0), (1.0, 78.0)], [(0.0, 95.0), (1.0, 5.0)])
-    assert mean_line([pair[1] for pair in found]) == [(0.0, 90.0), (1.0, 10.0)]
+    both = curves(made())
+    assert both[0] == ([(0.0, 80.0), (1.0, 78.0)], [(0.0, 95.0), (1.0, 5.0)])
+    assert mean_line([pair[1] for pair in both]) == [(0.0, 90.0), (1.0, 10.0)]
     assert mean_line([[(0.0, 1.0), (1.0, 3.0)], [(1.0, 5.0)]]) == [(1.0, 4.0)]
-    assert curve_words(found) == "CA 78.0 → 76.0, ASR 90.0 → 10.0"
+    assert curve_words(both) == "CA 78.0 → 76.0, ASR 90.0 → 10.0"
 
 
 def test_pages_show_curves_tasks_and_controls(folder):
@@ -137,6 +139,20 @@ def test_pages_show_curves_tasks_and_controls(folder):
     )
     for seed in (0, 1):
         assert re.search(f"lfpm-bench run .*defense=lfpm .*seed={seed}</pre>", page)
+
+
+def test_a_diagnosis_is_on_the_page_of_its_cell(tmp_path):
+    records = made()
+    seen = diagnosed(tmp_path / "diagnosis", found(key=records[2].key))
+    page = Page([make("demo", records)], records, diagnoses=[seen])
+    write_folder(tmp_path / "report", page, Store(tmp_path / "store"))
+    index = (tmp_path / "report/index.html").read_text()
+    (cell,) = (tmp_path / "report/cells").glob("*lfpm*")
+    assert f'<a href="cells/{cell.name}">Numbers per layer and mined prompts' in index
+    assert "data:image/png" not in index
+    assert index.count('class="lines"') == cell.read_text().count('class="lines"') - 1 == 4
+    assert "data:image/png" in cell.read_text()
+    assert "0.999 ± 0.010" in cell.read_text()
 
 
 def test_the_ends_of_logs_are_shown(tmp_path):
