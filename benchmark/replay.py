@@ -1,4 +1,4 @@
-"""A record's cell, and the command that computes it again, from record and conf/. No Hydra."""
+"""The command that computes a record's cell again, told from the record and conf/. No Hydra."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from collections.abc import Iterator, Mapping
 from shlex import join
 from typing import Any
 
-from benchmark.cell import COMPONENTS, Cell, cell_from
-from benchmark.components import filled, option, options, over, standard
+from benchmark.components import option, options, standard
 from benchmark.errors import BenchError
 from benchmark.listing import default_budget
 from benchmark.records import Record
-from benchmark.tables.rows import UNSAID
 
 CHOICES = ("suite", "peft", "attack", "merge", "defense", "stress")
 """Groups that a command line chooses from; suites choose backbone and recipe."""
@@ -22,25 +20,6 @@ BUDGET = re.compile(r"\$\{budget\.(\w+)\}")
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SPECIAL = {"true", "false", "null", "inf", "nan"}
 BEFORE_QUOTE = re.compile(r"(\\*)('|$)")
-
-
-def record_cell(record: Record) -> Cell:
-    """The cell of a record; raises BenchError if conf/ or its components no longer fit.
-
-    Values that its components were given since then are those of its options.
-    """
-    names, (_, worth) = {**UNSAID, **record.names}, default_budget()
-    config: dict[str, Any] = {**record.config, "names": names}
-    for group in (one for one in GROUPS if one in names):
-        config[group] = filled(option(group, names[group]), worth)
-        config[group] = over(config[group], record.config.get(group, {}))
-        config[group].pop("defaults", None)
-    known = record.config.get("dataset", {})
-    config["dataset"] = {task: over(option("dataset", task), one) for task, one in known.items()}
-    absent = {*COMPONENTS, "seed"} - config.keys()
-    if absent:
-        raise BenchError(f"record {record.key} holds no values of {', '.join(sorted(absent))}")
-    return cell_from(config)
 
 
 def command(record: Record) -> str | None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from benchmark import config, tables
 from benchmark.cell import cell_from
+from benchmark.recorded import record_cell
 from benchmark.records import Record
-from benchmark.replay import command, literal, record_cell, words
+from benchmark.replay import command, literal, words
 from tests.made_records import record
 from tests.small import ROOT
 

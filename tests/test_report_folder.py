@@ -17,8 +17,8 @@ from PIL import Image
 from benchmark.__main__ import main
 from benchmark.artifacts import dump_compromise
 from benchmark.attacks.triggers import Patch
+from benchmark.recorded import record_cell
 from benchmark.records import Record, write
-from benchmark.replay import record_cell
 from benchmark.report import Page, write_folder
 from benchmark.report.entries import entries, entries_of
 from benchmark.report.logs import LINES, tails

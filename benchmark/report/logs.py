@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmark.errors import BenchError
 from benchmark.jobs import Graph, plan_cell
+from benchmark.recorded import record_cell
 from benchmark.records import Record
-from benchmark.replay import record_cell
 from benchmark.store import Store
 
 LINES = 40

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.cell import Cell
 from benchmark.errors import BenchError
+from benchmark.recorded import record_cell
 from benchmark.records import Record
-from benchmark.replay import record_cell
 from benchmark.store import Store, key_of
 from benchmark.tables.rows import setting_of
 
