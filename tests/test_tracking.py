@@ -26,7 +26,7 @@ from benchmark.records import Record
 from benchmark.store import Store, key_of
 from benchmark.tables.metrics import measures
 from benchmark.tracking import material
-from benchmark.tracking.courier import Courier
+from benchmark.tracking.courier import Courier, answer
 from benchmark.tracking.curves import lines
 from benchmark.tracking.entry import cell_entry, table_entry
 from benchmark.tracking.push import push
@@ -36,7 +36,7 @@ from benchmark.training import finetune
 from benchmark.types import Compromise, Expert, Model, Threat
 from tests import tiny
 from tests.made_records import CONTROLS, UNDEFENDED, demo, line, record
-from tests.small import ATTACKS, WORDS
+from tests.small import ATTACKS, ROOT, WORDS
 from tests.wandb_log import Run, runs
 
 OFFLINE = Destination("offline", "lfpm-bench", None)
@@ -271,6 +271,25 @@ def test_equal_content_is_sent_once_and_other_content_again(written, tmp_path):
     assert [to.table(table, []).state, to.table(table, []).state] == ["sent", "known"]
     assert to.table(tables.make("demo", demo()[:2]), []).state == "sent"
     assert len(written) == 6
+
+
+DEMO = ["seed=0,1,2"]  # the words that results/demo was made with
+
+
+def test_an_experiment_is_sent_with_its_table_which_a_run_sends_too(written, tmp_path):
+    made = tables.find(ROOT / "results/demo")
+    for one in made:
+        records.write(tmp_path / "records", one)
+    words = ["demo", *DEMO, "tracker.mode=offline", f"store={tmp_path}"]
+    code, text = push(words, None)
+    names = [one["name"] for one in json.loads(text)["runs"]]
+    assert (code, len(names)) == (0, len(made) + 1)
+    assert names[-1] == "table demo seed=0,1,2"
+    assert set(written[:-1]) == {one.key for one in made}
+    table = ("table", ("demo", cell_words(["-m", "experiment=demo", *DEMO, "tracker=wandb"])))
+    assert answer(Sender(tmp_path, OFFLINE, "demo"), table).state == "known"
+    code, text = push(words[1:], None)  # every record of the store, wherever it is from
+    assert json.loads(text)["known"] == len(made)
 
 
 def test_a_wandb_error_is_an_answer_and_the_next_time_it_is_sent(written, monkeypatch, tmp_path):
