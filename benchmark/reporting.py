@@ -34,7 +34,7 @@ def report(
         names: of tables and of their experiments; none: all tables that have records.
         words: further Hydra words the experiments were run with.
         folder: take every record in this folder (or, of each table, in the folder below it that
-            has the table's name) instead of the planned ones in the store.
+            has the table's name and `records` in it) instead of the planned ones in the store.
         diagnostics: where diagnoses are; None: `diagnostics` beside the records of `folder`.
         out: the folder; a name ending in `.html` makes a single page without pages of cells.
         partial: show missing cells as rows instead of refusing; without names it is always so.
@@ -86,7 +86,7 @@ def _sources(names: Sequence[str], folder: Path | None) -> Iterator[Source]:
     """Where the records of each table are; without names, of every table that may have some."""
     for name in names or options("table"):
         own = None if folder is None else folder / name
-        if own is not None and own.is_dir():
+        if own is not None and (own / "records").is_dir():
             yield name, own
         elif folder is None or names:
             yield name, folder

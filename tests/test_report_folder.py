@@ -217,7 +217,8 @@ def test_triggers_are_shown_as_far_as_the_store_has_them(tmp_path):
 def test_the_command_gathers_every_table_of_a_folder(tmp_path, capsys):
     for name in ("demo", "phenomena"):
         shutil.copytree(ROOT / f"results/{name}/records", tmp_path / f"results/{name}/records")
-    (tmp_path / "results/other").mkdir()
+    (tmp_path / "results/adaptive").mkdir()
+    (tmp_path / "results/adaptive/adaptive.json").write_text("{}")  # a table, no record
     words = ["report", "--records", str(tmp_path / "results"), "--out", str(tmp_path / "all")]
     assert main([*words, f"store={tmp_path / 'private'}"]) == 0
     text = (tmp_path / "all/index.html").read_text()
