@@ -30,6 +30,7 @@ commands:
   doctor [WORDS...]    what keeps cells from running here, and the exact fix; --zero-shot compares
                        accuracy with known numbers
   wandb push [NAMES]   finished records to Weights & Biases, each once
+  import-checkpoint FILE --as TASK   somebody else's fine-tuned CLIP as an expert: experts.TASK=...
   COMMAND --help       more on one command
 
 --offline anywhere: nothing is downloaded.
@@ -76,6 +77,7 @@ def _dispatch(words: list[str]) -> int:
         "data": _data,
         "doctor": _doctor,
         "wandb": _wandb,
+        "import-checkpoint": _import_checkpoint,
     }
     if command not in commands:
         from benchmark.errors import nearest
@@ -279,6 +281,12 @@ def _doctor(words: list[str]) -> int:
     from benchmark.doctor.command import doctor
 
     return doctor(args.words, zero_shot=args.zero_shot, limit=args.images, as_json=args.json)
+
+
+def _import_checkpoint(words: list[str]) -> int:
+    from benchmark.checkpoints.commands import take
+
+    return take(words)
 
 
 if __name__ == "__main__":

@@ -39,14 +39,16 @@ def check_same(base: StateDict, *others: tuple[str, StateDict]) -> None:
             )
 
 
-def first_faults(base: StateDict, weights: StateDict, finite: bool = True) -> str:
-    """The first three tensors of `weights` that do not fit `base`, in words; "" if all do.
+def first_faults(
+    base: StateDict, weights: StateDict, finite: bool = True, named: int = NAMED
+) -> str:
+    """The first `named` tensors of `weights` that do not fit `base`, in words; "" if all do.
 
     With `finite` off only names and shapes are looked at, which costs nothing.
     """
     faults = list(_faults(base, weights, finite))
-    more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-    return f"{', '.join(faults[:NAMED])}{more}"
+    more = f" and {len(faults) - named} more" if len(faults) > named else ""
+    return f"{', '.join(faults[:named])}{more}"
 
 
 def _faults(base: StateDict, weights: StateDict, finite: bool) -> Iterator[str]:

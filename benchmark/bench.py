@@ -25,6 +25,7 @@ from benchmark.artifacts import (
     load_stressed,
 )
 from benchmark.cell import Cell, Stage
+from benchmark.checkpoints.manifest import load_imported
 from benchmark.components import role
 from benchmark.context import Context, Progress
 from benchmark.contribution import contribution
@@ -145,9 +146,11 @@ class Bench:
         return zero_shot_head(self.clip, self.cell.backbone, names, templates)
 
     def expert(self, task: str) -> Expert:
-        """An honest contributor's weights."""
+        """An honest contributor's weights, or what was imported in their place."""
 
         def make() -> Artifact:
+            if task in self.cell.imported:
+                return dump_expert(load_imported(self.cell.imported[task], self.base), None)
             everything = Grant("train", labels=True)
             ctx = self.context(("finetune",), (everything,), (task,))
             return dump_expert(*contribution(self.base, task, ctx.images(task, everything), ctx))

@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from typing import Any
 
 from benchmark.aims import check_attack, known_captions
+from benchmark.checkpoints.manifest import Imported, imported_experts
 from benchmark.components import build, identity
 from benchmark.errors import BenchError, nearest
 from benchmark.measured import check_images, curve_inputs, image_keys
@@ -44,6 +45,7 @@ class Cell:
     stress: Any
     seed: int
     names: Mapping[str, str]
+    imported: Mapping[str, Imported] = field(default_factory=dict)
 
     # -- stages shared by many cells --
 
@@ -85,7 +87,9 @@ class Cell:
 
     @once
     def expert(self, task: str) -> Stage:
-        """The stage of an honest contributor's fine-tuned weights."""
+        """The stage of a contributor's weights: fine-tuned here, or imported (by its content)."""
+        if task in self.imported:
+            return "imported", 1, {"sha256": self.imported[task].sha256}
         inputs = {
             "head": key_of(*self.head(task)),
             "train": key_of(*self.data(task, "train")),
@@ -279,9 +283,9 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
     seed = config["seed"]
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise BenchError(f"seed={seed!r} is not valid: give a whole number from 0")
-    cell = Cell(
-        config=config, suite=suite, datasets=datasets, seed=seed, names=config["names"], **parts
-    )
+    given = imported_experts(config.get("experts", {}), suite.tasks, parts["backbone"])
+    whole = {"suite": suite, "datasets": datasets, "seed": seed, "imported": given, **parts}
+    cell = Cell(config=config, names=config["names"], **whole)
     check_attack(cell)
     check_images(cell)
     check_stress(cell)

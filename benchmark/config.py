@@ -139,7 +139,13 @@ def _resolved(tree: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     data = tree.pop("dataset")
     plain: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     runtime = {name: plain.pop(name) for name in RUNTIME if name in plain}
-    return {"config": {**plain, "dataset": data, "names": names}, "runtime": runtime}
+    return {"config": {**_given(plain), "dataset": data, "names": names}, "runtime": runtime}
+
+
+def _given(plain: dict[str, Any]) -> dict[str, Any]:
+    """Of the experts only those that are imported; without any, none is spoken of."""
+    found = {task: file for task, file in plain.pop("experts").items() if file is not None}
+    return {**plain, **({"experts": found} if found else {})}
 
 
 def _compose(argv: Sequence[str]) -> list[dict[str, Any]]:
@@ -155,7 +161,7 @@ def _compose(argv: Sequence[str]) -> list[dict[str, Any]]:
         choices = HydraConfig.get().runtime.choices
         names = {group: str(choices[group]) for group in GROUPS}
         runtime = {name: plain.pop(name) for name in RUNTIME if name in plain}
-        jobs.append({"config": {**plain, "names": names}, "runtime": runtime})
+        jobs.append({"config": {**_given(plain), "names": names}, "runtime": runtime})
 
     # The sweeper composes every job once to see whether it does, and then again to run it.
     register_datasets()
@@ -169,11 +175,14 @@ def register_datasets() -> None:
     """Give Hydra one config, `dataset/every`, that holds all data sets by name.
 
     As a defaults list of one entry per data set it took most of the time of composing a cell.
+    `experts/every` has a place for an imported expert of each.
     """
     from hydra.core.config_store import ConfigStore
 
     every = {name: option("dataset", name) for name in options("dataset")}
     ConfigStore.instance().store(group="dataset", name="every", node=every, package="dataset")
+    places = dict.fromkeys(every)
+    ConfigStore.instance().store(group="experts", name="every", node=places, package="experts")
 
 
 @contextlib.contextmanager

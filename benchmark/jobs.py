@@ -139,6 +139,10 @@ def _plan_inputs(graph: Graph, cell: Cell) -> None:
     # Adversaries first: their attack is the longest chain.
     order = (*cell.attack.adversaries, *cell.suite.tasks)
     for task in dict.fromkeys(order):
+        if task in cell.imported:
+            stage = cell.expert(task)
+            graph.want(cell, stage, f"imported expert {task}", ("expert", task), base, 1_000)
+            continue
         after = [cell.head(task), cell.data(task, "train")]
         label = f"expert {task} seed {cell.seed}"
         cost = 40_000 if task in cell.attack.adversaries else 20_000

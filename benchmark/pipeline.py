@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmark import records
 from benchmark.cell import Cell
+from benchmark.checkpoints.manifest import lineage
 from benchmark.data.real import check_present
 from benchmark.errors import BenchError
 from benchmark.jobs import Graph, plan_cell
@@ -166,6 +167,7 @@ def assemble(cell: Cell, store: Store) -> Record:
     planted = cell.compromise()
     attacked = store.info(planted[0], key_of(*planted))["info"].get("info")
     told |= {"attack": attacked} if attacked else {}
+    told |= {"imported": lineage(cell.imported)} if cell.imported else {}
     return _record(
         cell,
         status="not_implanted" if reason else "done",

@@ -52,7 +52,13 @@ def words(record: Record) -> list[str] | None:
         ]
         for name in sorted(options("budget"), key=lambda one: one != default)
     ]
-    return [*chosen, *min(tries, key=len), f"seed={record.seed}"]
+    given = [f"experts.{task}={literal(file)}" for task, file in _imported(record)]
+    return [*chosen, *given, *min(tries, key=len), f"seed={record.seed}"]
+
+
+def _imported(record: Record) -> Iterator[tuple[str, str]]:
+    """Task -> file of the experts that were not trained here."""
+    yield from record.config.get("experts", {}).items()
 
 
 def _nodes(record: Record) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,1 @@
+"""Small checkpoints that other packages wrote, with what those packages compute with them."""
