@@ -232,7 +232,9 @@ def bench(tmp_path, monkeypatch) -> Any:
         defense=Spy(),
         stress=Spy(),
         merge=Spy(),
-        suite=SimpleNamespace(tasks=tiny.TASKS, clean_images=None, flip_images=4, evaluate="test"),
+        suite=SimpleNamespace(
+            tasks=tiny.TASKS, clean_images=None, flip_images=4, evaluate="test", precision=None
+        ),
         victims=(("a", 1),),
         defended=lambda side: ("defend", 1, {}),
         merged=lambda side: ("merge", 1, {}),

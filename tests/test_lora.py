@@ -194,7 +194,8 @@ def test_an_attacker_trains_the_adapter_too():
 
 def cell(*words: str) -> Cell:
     names = dict.fromkeys(("suite", "peft", "attack", "merge", "defense"), "x")
-    return cell_from({**resolved(*words), "names": names})
+    config = {key: value for key, value in resolved(*words).items() if key != "experts"}
+    return cell_from({**config, "names": names})
 
 
 def test_full_fine_tuning_leaves_every_key_as_it_was():

@@ -297,7 +297,8 @@ def test_a_checkpoint_that_does_not_fit_stops_the_run_and_names_three_tensors(tm
     path.write_text("not weights")
     done = bench("run", *WORDS, f"backbone.weights={path}", store=tmp_path / "s")
     assert done.returncode == 2
-    assert "is not a safetensors file" in done.stderr
+    assert f"{path} cannot be read as weights" in done.stderr
+    assert "give safetensors or a state dict" in done.stderr
 
 
 def test_pretraining_is_a_stage(tmp_path):

@@ -18,11 +18,11 @@ from baselines.merging.lines import layer_factors
 from baselines.merging.tsv_m import tsv_m
 from benchmark.algebra import task_vector
 from benchmark.components import build, option
-from benchmark.errors import BenchError, IncompatibleWeights
+from benchmark.errors import IncompatibleWeights
 from benchmark.models.lora import Lora
 from benchmark.seeds import generator
 from benchmark.spectra import polar, thin_svd
-from benchmark.types import Expert, Model
+from benchmark.types import Expert
 from tests import tiny
 
 CTX = tiny.context()
@@ -321,17 +321,7 @@ def test_lines_scales_the_layers_of_any_merge(inner):
     assert part.accepts([]) == plain.accepts([])
 
 
-def test_lines_refuses_adapters():
-    class Surgeon:
-        version = 1
-        needs = ()
-
-        def accepts(self, experts):
-            return None
-
-        def __call__(self, base, experts, ctx):
-            return Model(base, adapters={"a": {}})
-
-    part = replace(merge("lines"), inner=Surgeon())
-    with pytest.raises(BenchError, match="per-task adapters"):
-        part(BASE, EXPERTS, CTX)
+def test_lines_does_not_follow_a_merge_that_leaves_adapters():
+    surgery = build({**option("merge", "surgery"), "images": 8}, "merge")
+    assert "per-task adapters" in replace(merge("lines"), inner=surgery).accepts(EXPERTS)
+    assert merge("lines").accepts(EXPERTS) is None
