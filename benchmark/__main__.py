@@ -31,6 +31,7 @@ commands:
                        accuracy with known numbers
   wandb push [NAMES]   finished records to Weights & Biases, each once
   import-checkpoint FILE --as TASK   somebody else's fine-tuned CLIP as an expert: experts.TASK=...
+  export-checkpoint CELL --out DIR   a merged or defended model for open_clip or transformers
   COMMAND --help       more on one command
 
 --offline anywhere: nothing is downloaded.
@@ -78,6 +79,7 @@ def _dispatch(words: list[str]) -> int:
         "doctor": _doctor,
         "wandb": _wandb,
         "import-checkpoint": _import_checkpoint,
+        "export-checkpoint": _export_checkpoint,
     }
     if command not in commands:
         from benchmark.errors import nearest
@@ -239,20 +241,15 @@ def _data(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    parser = Parser(
-        "lfpm-bench export-vector",
-        description="Write a by-product of a finished cell's defended model to a safetensors file.",
-    )
-    parser.add_argument("words", nargs="+", help="the Hydra words of one cell, or a record's key")
-    parser.add_argument("--family", default="tau_a", help="which by-product (default: tau_a)")
-    parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
-    args = parser.parse_args(words)
-    import json
+    from benchmark.export import command
 
-    from benchmark.export import export
+    return command(words)
 
-    sys.stdout.write(json.dumps(export(args.words, args.family, args.out), indent=1) + "\n")
-    return 0
+
+def _export_checkpoint(words: list[str]) -> int:
+    from benchmark.checkpoints.commands import give
+
+    return give(words)
 
 
 def _wandb(words: list[str]) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark import config, records
 from benchmark.cell import cell_from
 from benchmark.errors import BenchError, nearest
+from benchmark.parser import Parser
 from benchmark.pipeline import finished, record_path
 from benchmark.records import Record
 from benchmark.store import Store, canonical, write_atomic
@@ -25,6 +27,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = re.compile(r"[0-9a-f]{32}")
+
+
+def command(words: Sequence[str]) -> int:
+    """`lfpm-bench export-vector`: what was written as JSON to standard output."""
+    parser = Parser(
+        "lfpm-bench export-vector",
+        description="Write a by-product of a finished cell's defended model to a safetensors file.",
+    )
+    parser.add_argument("words", nargs="+", help="the Hydra words of one cell, or a record's key")
+    parser.add_argument("--family", default="tau_a", help="which by-product (default: tau_a)")
+    parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
+    args = parser.parse_intermixed_args(words)
+    sys.stdout.write(json.dumps(export(args.words, args.family, args.out), indent=1) + "\n")
+    return 0
 
 
 def export(words: Sequence[str], family: str, out: Path) -> dict[str, Any]:
@@ -42,7 +58,7 @@ def export(words: Sequence[str], family: str, out: Path) -> dict[str, Any]:
 
     from benchmark.algebra import norm
 
-    record, store = _finished(words)
+    record, store = asked_record(words)
     tensors = _family(record, store, family)
     kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     data = save(kept, metadata=_metadata(record, family))
@@ -52,8 +68,15 @@ def export(words: Sequence[str], family: str, out: Path) -> dict[str, Any]:
     return {**told, "tensors": len(kept), "norm": norm(kept)}
 
 
-def _finished(words: Sequence[str]) -> tuple[Record, Store]:
-    """The record that the words name, and its store."""
+def asked_record(words: Sequence[str]) -> tuple[Record, Store]:
+    """The record that words name, and its store.
+
+    Args:
+        words: the key of a record, or the Hydra words of one cell; `store=DIR` with either.
+
+    Raises:
+        BenchError: there is none, or they name no single cell.
+    """
     keys = [word for word in words if KEY.fullmatch(word)]
     if keys:
         store = Store(config.store_of(words))

@@ -62,6 +62,33 @@ def test_every_cell_has_a_record_with_counts_and_controls(store):
         assert record.provenance["peak_memory_mib"]["evaluation"] > 0
 
 
+@pytest.mark.slow
+def test_an_exported_model_is_right_as_often_as_its_record_says(store, tmp_path):
+    """Loaded by open_clip alone, with heads made of the folder's own prompts."""
+    import open_clip
+    import torch
+    from torch.nn.functional import normalize
+
+    from benchmark.bench import Bench
+    from benchmark.checkpoints.exporting import export_checkpoint
+    from benchmark.recorded import record_cell
+
+    record = next(one for one in read(store).values() if one.names["defense"] != "none")
+    export_checkpoint([record.key, f"store={store}"], "defended", "open_clip", tmp_path / "out")
+    net, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    tokens = open_clip.get_tokenizer("ViT-B-32", context_length=16)
+    cell, prompts = record_cell(record), json.loads((tmp_path / "out/tasks.json").read_text())
+    for task, words in prompts["tasks"].items():
+        images, labels = Bench(cell, Store(store)).split(task, "test")
+        count = record.main.clean[task]
+        with torch.no_grad():
+            pixels = preprocess.transforms[-1](images[: count.total] / 255)
+            each = [[t.replace("{}", c) for t in words["templates"]] for c in words["classnames"]]
+            heads = [normalize(net.eval().encode_text(tokens(one)), dim=-1).mean(0) for one in each]
+            found = (net.encode_image(pixels) @ normalize(torch.stack(heads), dim=-1).T).argmax(1)
+        assert int((found == labels[: count.total]).sum()) == count.hits
+
+
 def test_an_undefended_cell_is_its_own_control(store):
     for record in read(store).values():
         if record.names["defense"] == "none":

@@ -50,3 +50,32 @@ def _import_parser() -> Parser:
         "--leave-out", action="append", default=[], metavar="PATTERN", help="tensors that may go"
     )
     return parser
+
+
+def give(words: Sequence[str]) -> int:
+    """`export-checkpoint`: what was written as JSON, and on standard error how to load it."""
+    from benchmark.checkpoints.exporting import FORMATS, MODELS
+
+    parser = Parser(
+        "lfpm-bench export-checkpoint",
+        description="Write a merged or defended model of a finished cell as a whole CLIP, for "
+        "open_clip or transformers, with a model card: where it comes from, the numbers to expect, "
+        "what is known about backdoors (docs/checkpoints.md).",
+    )
+    parser.add_argument("words", nargs="+", help="the Hydra words of one cell, or a record's key")
+    parser.add_argument(
+        "--model",
+        choices=[*MODELS],
+        default="defended",
+        help="which of its models (default: defended; where the defence is none, the merge itself)",
+    )
+    parser.add_argument("--format", choices=[*FORMATS], default="open_clip", help="for whom")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    args = parser.parse_intermixed_args(words)
+    from benchmark.checkpoints.card import loading
+    from benchmark.checkpoints.exporting import export_checkpoint
+
+    told = export_checkpoint(args.words, args.model, args.format, args.out)
+    sys.stdout.write(json.dumps(told, indent=1) + "\n")
+    sys.stderr.write(f"{loading(args.format, str(args.out))}\n")
+    return 0
