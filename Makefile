@@ -30,7 +30,7 @@ lint: $(READY)            ## format, lint, types, import contracts
 
 results: $(READY)         ## regenerate results/ (hours on two cores; computes what the store lacks)
 	$(BIN)/lfpm-bench demo seed=0,1,2 --out results/demo --adopt results/demo/records
-	for name in heldout_defenses table_merges_attacks table_merges_variants table_merges_lora; do \
+	for name in heldout_defenses table_merges_attacks table_merges_variants table_merges_lora table_peft_strength; do \
 		$(BIN)/lfpm-bench run -m experiment=$$name || exit 1; \
 	done
 	for name in table_lfpm heldout_lfpm phenomena table_merges table_peft ablation_lfpm; do \
