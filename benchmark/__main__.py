@@ -17,11 +17,13 @@ commands:
   demo                 the embedded experiment: table, csv and HTML report in ./demo
   run [-m] WORDS...    cells by Hydra words: lfpm-bench run attack=badnets merge=ties defense=lfpm
                        -m sweeps: lfpm-bench run -m merge='glob(*)' seed=0,1,2
+                       (run --help: retrying, dry runs, plans)
   diagnose WORDS...    one cell looked at: linearity of features, mined prompts, CA and ASR along
                        the line from undefended to defended; figures in ./diagnostics
   ls GROUP [-v]        attacks, merges, defenses, pefts, stresses, suites, datasets, experiments,
                        tables, launchers, trackers
-  status EXPERIMENT    which cells are done, missing, failed, skipped, not implanted
+  status EXPERIMENT    which cells are done, running, missing, failed, and why; --watch
+  failures [EXPERIMENT]  every attempt that failed, with its log
   tables NAME [-f md]  a table of the records: md, tex, csv, html, json
   report [NAME...]     the same with charts, triggers and a page per cell: a folder of HTML that
                        opens offline
@@ -72,6 +74,7 @@ def _dispatch(words: list[str]) -> int:
         "diagnose": _diagnose,
         "ls": _ls,
         "status": _status,
+        "failures": _failures,
         "tables": _tables,
         "report": _report,
         "export-vector": _export,
@@ -132,15 +135,15 @@ def _ls(words: list[str]) -> int:
 
 
 def _status(words: list[str]) -> int:
-    parser = Parser("lfpm-bench status", description="How far an experiment is.")
-    parser.add_argument("experiment")
-    parser.add_argument("words", nargs="*", help="the Hydra words it was run with, if any")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    args = parser.parse_args(words)
-    from benchmark.results import status
+    from benchmark.progress import status
 
-    sys.stdout.write(status(args.experiment, args.words, as_json=args.json) + "\n")
-    return 0
+    return status(words)
+
+
+def _failures(words: list[str]) -> int:
+    from benchmark.progress import failures
+
+    return failures(words)
 
 
 def _tables(words: list[str]) -> int:

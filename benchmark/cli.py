@@ -4,40 +4,117 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark import config, pipeline, tables
+from benchmark import config, pipeline, plans, tables
 from benchmark.cell import Cell, cell_from
 from benchmark.display import display
 from benchmark.errors import BenchError
+from benchmark.launching import launcher_from
+from benchmark.parser import Parser
 from benchmark.records import Record
 from benchmark.store import Store
 from benchmark.tracking.settings import tracker_from
 
 INTERRUPTED = 130
+FLAGS = """lfpm-bench run [-m] [FLAGS] WORDS...
+
+The cells that Hydra words name; with -m every combination of their values. What is done is not
+computed again; a cell that failed is tried again, unless you say otherwise:
+
+  --retry-failed   only the cells that failed, none that is missing
+  --keep-failed    only the cells that are missing, none that failed
+  --dry-run        say what would be computed and about what it would cost; compute nothing
+  --plan ID        the cells of an earlier command as they were then, whatever conf/ says by now;
+                   no words but store=DIR beside it (a sweep says its ID when it starts)
+
+Where cells are computed: launcher=inline, local, slurm (`lfpm-bench ls launchers -v`). Of Hydra:
+
+"""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Our own flags of `run`, and the words that are Hydra's."""
+
+    failed: pipeline.Failed
+    dry: bool
+    plan: str | None
+    words: list[str]
 
 
 def run(words: Sequence[str]) -> int:
     """Compute the cells of a Hydra command line; 0, or 1 if any cell failed."""
-    plan = config.plan(words)
+    asked = _asked(words)
+    if {"-h", "--help"} & set(words):
+        sys.stdout.write(FLAGS)
+    plan = _plan(asked)
     if plan is None:
         return 0
     cells = [cell_from(one) for one in plan.configs]
-    store = Store(plan.runtime["store"])
+    store, launcher = Store(plan.runtime["store"]), plan.runtime["launcher"]
+    if asked.dry:
+        sys.stdout.write(_forecast(cells, store, launcher, asked.failed))
+        return 0
     if plan.runtime["stage"] == "pretrain":
-        return _pretrain(cells[0], store, plan.runtime["launcher"])
-    summary = _computed(words, plan, cells, store)
+        return _pretrain(cells[0], store, launcher)
+    if len(cells) > 1:
+        say(f"plan {plan.id}: {len(cells)} cells")
+    summary = _computed(asked.words, plan, cells, store, asked.failed)
     sys.stdout.write(numbers(summary.records))
     return report(summary, store)
 
 
 def _computed(
-    words: Sequence[str], plan: config.Plan, cells: Sequence[Cell], store: Store
+    words: Sequence[str],
+    plan: plans.Plan,
+    cells: Sequence[Cell],
+    store: Store,
+    failed: pipeline.Failed = "retry",
 ) -> pipeline.Summary:
     """Run the cells, shown by the chosen tracker."""
     tracker = tracker_from(plan.runtime["tracker"])
     with tracker.opened(store, words) as tell:
-        return pipeline.run(cells, store, plan.runtime["launcher"], display, tell)
+        return pipeline.run(cells, store, plan.runtime["launcher"], display, failed, tell)
+
+
+def _asked(words: Sequence[str]) -> _Asked:
+    """Take our own flags out of a command line."""
+    parser = Parser("lfpm-bench run", add_help=False)
+    group = parser.add_mutually_exclusive_group()
+    for flag, value in (("--retry-failed", "only"), ("--keep-failed", "keep")):
+        group.add_argument(flag, dest="failed", action="store_const", const=value, default="retry")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--plan")
+    args, rest = parser.parse_known_args(words)
+    return _Asked(args.failed, args.dry_run, args.plan, rest)
+
+
+def _plan(asked: _Asked) -> plans.Plan | None:
+    if asked.plan is None:
+        return config.plan(asked.words, _told_of_change)
+    more = [word for word in asked.words if not word.startswith("store=")]
+    if more:
+        raise BenchError(f"--plan={asked.plan} has its own words: leave out {' '.join(more)}")
+    store = config.store_of(asked.words)
+    plan = plans.find(store, asked.plan)
+    return replace(plan, runtime={**plan.runtime, "store": str(store)})
+
+
+def _told_of_change(before: str, now: str) -> None:
+    say(
+        f"conf/ has changed since plan {before} of these words: this is plan {now}, with other "
+        f"cells; `lfpm-bench run --plan {before}` goes on with the old ones"
+    )
+
+
+def _forecast(
+    cells: Sequence[Cell], store: Store, launcher: dict[str, object], failed: pipeline.Failed
+) -> str:
+    from benchmark.forecast import forecast, forecast_text
+
+    return forecast_text(forecast(cells, store, launcher_from(launcher), failed))
 
 
 def numbers(found: Sequence[Record]) -> str:
@@ -57,7 +134,7 @@ def report(summary: pipeline.Summary, store: Store) -> int:
     """Say on standard error what a run came to; the exit code it deserves."""
     done = sum(record.status == "done" for record in summary.records)
     say(
-        f"{done} of {len(summary.records)} cells done, {summary.computed} computed now; "
+        f"{done} of {summary.asked} cells done, {summary.computed} computed now; "
         f"records: {store.root / 'records'}"
     )
     for record in summary.records:

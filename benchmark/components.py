@@ -171,7 +171,17 @@ def role(kind: str, part: Any) -> tuple[str, str]:
 
 
 def values(part: Any) -> dict[str, Any]:
-    """A component's values as plain JSON: dicts, lists; of a component within, its identity."""
+    """A component's values as plain JSON: dicts, lists; of a component within, its identity.
+
+    A component never changes and is asked by each of a sweep's cells: the answer is kept in it.
+    """
+    known = vars(part)
+    if "_plain_values" not in known:
+        known["_plain_values"] = _values(part)
+    return known["_plain_values"]
+
+
+def _values(part: Any) -> dict[str, Any]:
     within = {one.name: getattr(part, one.name) for one in fields(part)}
     named = {name: identity(one) for name, one in within.items() if hasattr(one, "version")}
     return json.loads(json.dumps(asdict(part) | named))

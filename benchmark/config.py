@@ -8,64 +8,54 @@ only collects the job's config, so its whole grammar holds (overrides, `-m`, `hy
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmark import sweep
+from benchmark import plans, sweep
 from benchmark.components import CONF, option, options
 from benchmark.errors import BenchError, nearest
-from benchmark.store import canonical, write_atomic
+from benchmark.plans import Plan as Plan
+from benchmark.store import canonical
 
 RUNTIME = ("store", "launcher", "stage", "budget", "setting", "diagnosis", "experiment", "tracker")
 """Top-level keys that say how or where; budget and setting reach components by interpolation."""
 GROUPS = ("suite", "backbone", "finetune", "peft", "attack", "merge", "defense", "stress")
-PLAN_VERSION = 4  # raised when what a plan holds changes
 DEFAULT_STORE = ".lfpm-bench"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a command line asks for.
-
-    Attributes:
-        configs: one resolved plain config per cell, in sweep order, each once.
-        runtime: store, launcher, stage and diagnosis.
-    """
-
-    configs: list[dict[str, Any]]
-    runtime: dict[str, Any]
-
-
-def plan(argv: Sequence[str]) -> Plan | None:
+def plan(argv: Sequence[str], changed: Callable[[str, str], None] | None = None) -> Plan | None:
     """Compose every job of a command line; None if Hydra only printed something (`--cfg`, ...).
 
     Plans are kept in the store by the hash of `conf/` and the words: composing costs about 0.1 s a
     cell. Raises BenchError in one sentence for whatever does not compose.
+
+    Args:
+        argv: the words.
+        changed: is told the ids of an earlier plan of the same words and of the new one, when this
+            one is new and conf/ has since changed cells of the earlier one.
     """
     named = [word for word in argv if word.startswith("experiment=") and word[-5:] != "=null"]
     if named and not any(word.startswith("-") for word in argv):
         raise BenchError(f"{named[0]} is a sweep: add -m to run it")
     cached = _cache_path(argv)
     if cached.exists():
-        body = json.loads(cached.read_text())
-        return Plan(body["configs"], body["runtime"])
+        return plans.load(cached)
     jobs = _expand(argv) or _compose(argv)
     if not jobs:
         return None
     distinct = {canonical(job["config"]): job["config"] for job in jobs}
-    made = Plan(list(distinct.values()), jobs[0]["runtime"])
+    made = Plan(list(distinct.values()), jobs[0]["runtime"], cached.name[:8])
+    before = plans.replaced(cached, made)
+    if before is not None and changed is not None:
+        changed(before, made.id)
     with contextlib.suppress(OSError):  # an unwritable store is reported when it is first needed
-        body = json.dumps({"configs": made.configs, "runtime": made.runtime})
-        write_atomic(cached, body.encode())
+        plans.save(cached, made)
     return made
 
 
@@ -77,12 +67,7 @@ def store_of(argv: Sequence[str]) -> Path:
 
 
 def _cache_path(argv: Sequence[str]) -> Path:
-    asked = [PLAN_VERSION, os.environ.get("LFPM_BENCH_STORE"), *argv]
-    digest = hashlib.sha256(canonical(asked).encode())
-    for path in sorted(CONF.rglob("*.yaml")):
-        digest.update(str(path.relative_to(CONF)).encode())
-        digest.update(path.read_bytes())
-    return store_of(argv) / "plans" / f"{digest.hexdigest()[:32]}.json"
+    return plans.path_of(store_of(argv), [os.environ.get("LFPM_BENCH_STORE"), *argv], CONF)
 
 
 def _expand(argv: Sequence[str]) -> list[dict[str, Any]] | None:

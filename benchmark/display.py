@@ -10,24 +10,30 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmark.clock import Clock
 from benchmark.jobs import Job
 from benchmark.launching import Outcome
 
+TELL_EVERY = 60.0  # seconds between two lines that say how long a run will take
+LOOK_EVERY = 2.0  # seconds between two looks at the clock for the bars
+
 
 class Terminal:
-    """Bars: all jobs on top, one below for each job that is running."""
+    """Bars: all jobs on top, with the time to go; one below for each job that is running."""
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str, clock: Clock) -> None:
         console = Console(stderr=True)
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
         )
-        self.all = self.bars.add_task(title, total=total)
+        self.clock, self.looked = clock, -LOOK_EVERY
+        self.all = self.bars.add_task(title, total=clock.total, left=clock.told())
         self.running: dict[str, object] = {}
 
     def __enter__(self) -> Self:
@@ -44,11 +50,13 @@ class Terminal:
 
     def started(self, job: Job) -> None:
         """Open a bar."""
-        self.running[job.key] = self.bars.add_task(f"  {job.label}", total=None)
+        self.clock.start(job)
+        self.running[job.key] = self.bars.add_task(f"  {job.label}", total=None, left="")
 
     def progressed(self, job: Job, done: int, total: int) -> None:
         """Move a bar."""
         self.bars.update(self.running[job.key], completed=done, total=total)  # type: ignore[arg-type]
+        self._look()
 
     def noted(self, job: Job, text: str) -> None:
         """Print a warning above the bars."""
@@ -58,18 +66,23 @@ class Terminal:
         """Close a bar; say what was lost."""
         if task := self.running.pop(outcome.job.key, None):
             self.bars.remove_task(task)  # type: ignore[arg-type]
+        self.clock.end(outcome.job, done=outcome.status == "done")
         self.bars.advance(self.all)
+        self._look()
         if outcome.status != "done":
             self.noted(outcome.job, f"{outcome.status}: {outcome.reason}")
 
+    def _look(self) -> None:
+        if time.monotonic() - self.looked > LOOK_EVERY:
+            self.looked = time.monotonic()
+            self.bars.update(self.all, left=self.clock.told())
+
 
 class Lines:
-    """One line per job that ended: for logs and pipes."""
+    """One line per job that ended, and now and then how long it will take: for logs and pipes."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.count = 0
-        self.begun: dict[str, float] = {}
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.told = clock, time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +97,7 @@ class Lines:
 
     def started(self, job: Job) -> None:
         """Start its clock."""
-        self.begun[job.key] = time.monotonic()
+        self.clock.start(job)
 
     def progressed(self, job: Job, done: int, total: int) -> None:
         """Say nothing: a log needs no bars."""
@@ -95,14 +108,17 @@ class Lines:
 
     def ended(self, outcome: Outcome) -> None:
         """A line with its number, its name and its seconds."""
-        self.count += 1
-        begun = self.begun.pop(outcome.job.key, None)
-        spent = "" if begun is None else f" {time.monotonic() - begun:.1f} s"
+        clock = self.clock
+        seconds = clock.end(outcome.job, done=outcome.status == "done")
+        spent = "" if seconds is None else f" {seconds:.1f} s"
         how = "" if outcome.status == "done" else f" {outcome.status}: {outcome.reason}"
-        sys.stderr.write(f"[{self.count}/{self.total}] {outcome.job.label}{spent}{how}\n")
+        sys.stderr.write(f"[{clock.ended}/{clock.total}] {outcome.job.label}{spent}{how}\n")
+        if time.monotonic() - self.told > TELL_EVERY and (left := clock.told()):
+            self.told = time.monotonic()
+            sys.stderr.write(f"[{clock.ended}/{clock.total}] {left}\n")
         sys.stderr.flush()
 
 
-def display(title: str, total: int) -> Terminal | Lines:
+def display(title: str, clock: Clock) -> Terminal | Lines:
     """Bars if standard error is a terminal, else lines."""
-    return Terminal(title, total) if sys.stderr.isatty() else Lines(total)
+    return Terminal(title, clock) if sys.stderr.isatty() else Lines(clock)

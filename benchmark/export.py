@@ -88,7 +88,7 @@ def asked_record(words: Sequence[str]) -> tuple[Record, Store]:
     if plan is None or len(plan.configs) != 1:
         raise BenchError(f"'{' '.join(words)}' is not one cell: name one, or give a record's key")
     store = Store(plan.runtime["store"])
-    record = finished(store, cell_from(plan.configs[0]))
+    record = finished(store, cell_from(plan.configs[0]).key)
     if record is None:
         raise BenchError(
             f"this cell has no record in {store.root}: run `lfpm-bench run {' '.join(words)}` first"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.cell import Cell, Stage
+from benchmark.costs import Kinds, kinds_of
 from benchmark.store import Store, key_of
 from benchmark.stressing import stress_tasks
 
@@ -24,6 +25,7 @@ class Job:
         after: keys of the jobs it waits for.
         cost: a rough size (image passes), to start a cell's long jobs early.
         cell: number of the first cell that needs it: early cells are finished first.
+        kinds: what jobs of like cost are called (benchmark.costs).
     """
 
     key: str
@@ -34,12 +36,13 @@ class Job:
     after: frozenset[str] = frozenset()
     cost: float = 0.0
     cell: int = 0
+    kinds: Kinds = ()
 
 
 class Graph:
-    """The jobs that a set of cells still needs, keyed by stage key."""
+    """The jobs that a set of cells still needs, keyed by stage key; without a store all of them."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store | None) -> None:
         self.store = store
         self.jobs: dict[str, Job] = {}
         self.cells = 0
@@ -48,6 +51,8 @@ class Graph:
     def missing(self, stage: Stage) -> bool:
         """Whether a stage's artifact has to be computed."""
         key = key_of(*stage)
+        if self.store is None:
+            return True
         if key not in self._complete and self.store.has(stage[0], key):
             self._complete.add(key)
         return key not in self._complete
@@ -66,8 +71,17 @@ class Graph:
         if key in self.jobs or not self.missing(stage):
             return
         waits = frozenset(key_of(*one) for one in after if self.missing(one))
-        open_jobs = waits & self.jobs.keys()
-        self.jobs[key] = Job(key, stage[0], label, call, cell.config, open_jobs, cost, self.cells)
+        after_open, kinds = waits & self.jobs.keys(), kinds_of(stage[0], stage[2])
+        self.jobs[key] = Job(
+            key, stage[0], label, call, cell.config, after_open, cost, self.cells, kinds
+        )
+
+
+def job_keys(cell: Cell) -> set[str]:
+    """The keys of every job that a cell is made of."""
+    graph = Graph(None)
+    plan_cell(graph, cell)
+    return set(graph.jobs)
 
 
 def plan_cell(graph: Graph, cell: Cell) -> frozenset[str]:

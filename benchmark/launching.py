@@ -9,7 +9,10 @@ The contract, for whoever writes another one (one class, one YAML in conf/launch
 - Jobs start in the order of a Schedule: none before the jobs in `after`. When one is lost, so are
   those that wait for it, with its reason; every other job goes on.
 - A job is computed by `benchmark.worker.perform`, in whatever process on whatever machine that sees
-  the store's folder. It takes the claim on the job's key, so two runners may share a store.
+  the store's folder. It holds the claim on the job's key meanwhile, and notes in the ledger of
+  failures what was raised; of a process that died without a word the launcher does.
+- Several runs may share a store. A job that another one has claimed is put off (`elsewhere`,
+  `Schedule.postpone`), and taken over if its holder dies.
 - BadCheckpoint is raised, and stops everything, when a job finds the user's weights unusable.
 - On Ctrl-C or any other end of the generator nothing that it started is left running.
 """
@@ -17,14 +20,17 @@ The contract, for whoever writes another one (one class, one YAML in conf/launch
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from benchmark import claims, failures
 from benchmark.components import build
 from benchmark.jobs import Job
 from benchmark.store import Store
+
+RETRY = 0.5  # seconds between two looks at a job that another run is computing
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,15 @@ class Launcher(Protocol):
     Attributes:
         threads: torch threads per process.
         device: cpu or cuda.
+        width: how many jobs run at once.
     """
 
     @property
     def threads(self) -> int: ...  # noqa: D102
     @property
     def device(self) -> str: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
 
     def __call__(
         self, jobs: Mapping[str, Job], store: Store, display: Display
@@ -89,15 +98,35 @@ def options(launcher: Launcher) -> dict[str, Any]:
     return {"threads": launcher.threads, "device": launcher.device}
 
 
-def log_path(store: Store, job: Job) -> Path:
-    """Where warnings and tracebacks of a job go."""
-    return store.root / "logs" / f"{job.key}.log"
+def ended(job: Job, store: Store, since: float) -> Outcome | None:
+    """How a job ended without us: its result is there, or another run has failed to make it.
+
+    Args:
+        job: one that may start.
+        store: where its result would be.
+        since: when this run began, in seconds since 1970: older failures are tried again.
+    """
+    if store.has(job.stage, job.key):
+        return Outcome(job, "done")
+    recent = [one for one in failures.attempts(store, job.key) if one.when >= since]
+    return Outcome(job, "failed", recent[-1].reason) if recent else None
+
+
+def elsewhere(job: Job, store: Store) -> bool:
+    """Whether another process is computing this job."""
+    holder = claims.holder(store.claims, job.key)
+    return holder is not None and holder.alive
 
 
 class Schedule:
-    """The jobs that have not ended, and which of them may start."""
+    """The jobs that have not ended, and which of them may start.
+
+    `began` is when it was made, in seconds since 1970; `postponed` holds jobs put off.
+    """
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
+        self.began = time.time()
+        self.postponed: list[tuple[float, str]] = []
         self._open = dict(jobs)
         self._waits = {key: set(job.after & jobs.keys()) for key, job in jobs.items()}
         self._followers: dict[str, list[str]] = {key: [] for key in jobs}
@@ -115,11 +144,17 @@ class Schedule:
 
     def take(self) -> Job | None:
         """A job that may start: those of early cells first, and of these the long ones."""
+        while self.postponed and self.postponed[0][0] <= time.monotonic():
+            self.give_back(self._open[heapq.heappop(self.postponed)[1]])
         return self._open[heapq.heappop(self._ready)[2]] if self._ready else None
 
     def give_back(self, job: Job) -> None:
         """Undo `take`: the job may start later."""
         heapq.heappush(self._ready, (job.cell, -job.cost, job.key))
+
+    def postpone(self, job: Job) -> None:
+        """Give a job back for later, when it may have been computed elsewhere."""
+        heapq.heappush(self.postponed, (time.monotonic() + RETRY, job.key))
 
     def end(self, outcome: Outcome) -> Iterator[Outcome]:
         """Close a job that was taken; yields its outcome and those of jobs lost with it."""

@@ -6,24 +6,37 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmark import records
 from benchmark.cell import Cell
 from benchmark.checkpoints.manifest import lineage
+from benchmark.clock import Clock
+from benchmark.costs import measured_costs
 from benchmark.data.real import check_present
 from benchmark.errors import BenchError
 from benchmark.jobs import Graph, plan_cell
-from benchmark.launching import Display, Launcher, Outcome, launcher_from, log_path
+from benchmark.launching import Display, Launcher, Outcome, launcher_from
 from benchmark.provenance import provenance
 from benchmark.records import Record, Status
 from benchmark.store import Store, key_of
 
+Screen = Callable[[str, Clock], AbstractContextManager[Display]]
+Failed = Literal["retry", "only", "keep"]
+
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to: the record of every cell asked for, in order, and what was new."""
+    """What a run came to.
 
+    Attributes:
+        asked: how many cells were asked for.
+        records: of every one of them that has one, in order.
+        computed: how many of them this run wrote; another run on the store may have written others.
+        logs: label -> log of each job that failed.
+    """
+
+    asked: int
     records: list[Record]
     computed: int
     logs: Mapping[str, Path]
@@ -39,20 +52,39 @@ def record_path(store: Store, key: str) -> Path:
     return store.root / "records" / f"{key}.json"
 
 
-def finished(store: Store, cell: Cell) -> Record | None:
-    """The cell's record if it is in the store and need not be tried again."""
-    path = record_path(store, cell.key)
-    if not path.exists():
-        return None
-    record = records.read(path)
-    return None if record.status == "failed" else record
+def finished(store: Store, key: str) -> Record | None:
+    """A cell's record if it is in the store and no failure."""
+    record = recorded(store, key)
+    return None if record is None or record.status == "failed" else record
+
+
+def recorded(store: Store, key: str) -> Record | None:
+    """A cell's record, whatever its status; None if there is none."""
+    path = record_path(store, key)
+    return records.read(path) if path.exists() else None
+
+
+def open_cells(
+    cells: Sequence[Cell], found: Mapping[str, Record | None], failed: Failed = "retry"
+) -> dict[str, Cell]:
+    """The cells to compute, by key, each once.
+
+    Args:
+        cells: what is asked for.
+        found: key -> its record or None.
+        failed: `retry` those that failed, with the missing ones; `only` those; `keep` them as is.
+    """
+    wanted = {"retry": (None, "failed"), "only": ("failed",), "keep": (None,)}[failed]
+    states = {key: record.status if record else None for key, record in found.items()}
+    return {cell.key: cell for cell in cells if states[cell.key] in wanted}
 
 
 def run(
     cells: Sequence[Cell],
     store: Store,
     launcher: Mapping[str, Any],
-    display: Callable[[str, int], AbstractContextManager[Display]],
+    display: Screen,
+    failed: Failed = "retry",
     tell: Callable[[Record], None] = lambda record: None,
 ) -> Summary:
     """Compute the records that are missing.
@@ -61,52 +93,66 @@ def run(
         cells: what is asked for; equal cells are computed once.
         store: where everything is kept.
         launcher: the resolved config of an option of conf/launcher.
-        display: makes, from a title and a number of jobs, the one who is told of progress.
+        display: makes, from a title and a clock, the one who is told of progress.
+        failed: what to do with cells that failed before (see `open_cells`).
         tell: called with every record once it is whole, those that were there first.
     """
     check_present(one for cell in cells for one in cell.datasets.values())
     chosen = launcher_from(launcher)
-    distinct = {cell.key: cell for cell in cells}
-    found = {key: finished(store, cell) for key, cell in distinct.items()}
-    todo = {key: cell for key, cell in distinct.items() if found[key] is None}
+    found = {key: recorded(store, key) for key in {cell.key: None for cell in cells}}
+    todo = open_cells(cells, found, failed)
     logs: dict[str, Path] = {}
+    computed = 0
     for record in filter(None, found.values()):
         tell(record)
     if todo:
         store.check_writable()
-        for key, record in _compute(todo, store, chosen, display, logs):
+        for key, record, ours in _compute(todo, store, chosen, display, logs):
             found[key] = record
             tell(record)
-    in_order = [found[cell.key] for cell in cells]
-    return Summary([record for record in in_order if record is not None], len(todo), logs)
+            computed += ours
+    there = [record for cell in cells if (record := found[cell.key]) is not None]
+    return Summary(len(cells), there, computed, logs)
 
 
 def _compute(
     todo: Mapping[str, Cell],
     store: Store,
     launcher: Launcher,
-    display: Callable[[str, int], AbstractContextManager[Display]],
+    display: Screen,
     logs: dict[str, Path],
-) -> Iterator[tuple[str, Record]]:
-    """Run the missing stages; yield each cell's record once it is whole and written."""
+) -> Iterator[tuple[str, Record, bool]]:
+    """Run the missing stages; yield each cell's record once it is there, and whether it is ours."""
     graph = Graph(store)
-    needed = {key: plan_cell(graph, cell) for key, cell in todo.items()}
+    needed = {key: plan_cell(graph, cell) & graph.jobs.keys() for key, cell in todo.items()}
     made = Store(store.root, provenance(launcher.threads, launcher.device))
-    open_cells, ended = dict(todo), {}
-    with display(f"{len(todo)} cells", len(graph.jobs)) as screen:
-        yield from _whole(open_cells, needed, graph, ended, store)
+    readers: dict[str, list[str]] = {key: [] for key in graph.jobs}
+    for key, jobs in needed.items():
+        for job in jobs:
+            readers[job].append(key)
+    ended: dict[str, Outcome] = {}
+    with display(f"{len(todo)} cells", _clock(graph, store, launcher)) as screen:
+        for key in (key for key, jobs in needed.items() if not jobs):
+            yield key, *_closed(todo[key], [], store)
         for outcome in launcher(graph.jobs, made, screen):
             ended[outcome.job.key] = outcome
             if outcome.status == "failed" and outcome.culprit is None:
-                logs[outcome.job.label] = log_path(store, outcome.job)
-            yield from _whole(open_cells, needed, graph, ended, store)
+                logs[outcome.job.label] = store.log(outcome.job.key)
+            for key in readers[outcome.job.key]:
+                if needed[key] <= ended.keys():
+                    yield key, *_closed(todo[key], [ended[job] for job in needed[key]], store)
+
+
+def _clock(graph: Graph, store: Store, launcher: Launcher) -> Clock:
+    past = measured_costs(store, (job.stage for job in graph.jobs.values()))
+    return Clock(graph.jobs, past, launcher.width)
 
 
 def pretrain(
     cell: Cell,
     store: Store,
     launcher: Mapping[str, Any],
-    display: Callable[[str, int], AbstractContextManager[Display]],
+    display: Screen,
 ) -> Path:
     """Run the pre-training stage of a cell's backbone; returns the file of its weights."""
     store.check_writable()
@@ -114,35 +160,28 @@ def pretrain(
     graph.want(cell, cell.pretrain(), "pretrain", ("pretrained",))
     chosen = launcher_from(launcher)
     made = Store(store.root, provenance(chosen.threads, chosen.device))
-    with display("pretrain", len(graph.jobs)) as screen:
+    with display("pretrain", _clock(graph, store, chosen)) as screen:
         for outcome in chosen(graph.jobs, made, screen):
             if outcome.status != "done":
                 raise BenchError(f"pre-training failed: {outcome.reason}")
     return store.path("pretrain", key_of(*cell.pretrain())).with_suffix(".safetensors")
 
 
-def _whole(
-    open_cells: dict[str, Cell],
-    needed: Mapping[str, frozenset[str]],
-    graph: Graph,
-    ended: Mapping[str, Outcome],
-    store: Store,
-) -> Iterator[tuple[str, Record]]:
-    """Write the records of cells whose every stage has ended, and close those cells."""
-    for key, cell in list(open_cells.items()):
-        jobs = needed[key] & graph.jobs.keys()
-        if jobs - ended.keys():
-            continue
-        causes = [ended[one] for one in sorted(jobs) if ended[one].status != "done"]
-        record = _lost_record(cell, causes) if causes else assemble(cell, store)
-        records.write(store.root / "records", record)
-        del open_cells[key]
-        yield key, record
+def _closed(cell: Cell, ended: Sequence[Outcome], store: Store) -> tuple[Record, bool]:
+    """The record of a cell whose every stage has ended, and whether we wrote it."""
+    # Another run on this store may have finished it, also where ours has failed.
+    if (theirs := finished(store, cell.key)) is not None:
+        return theirs, False
+    causes = sorted(
+        (one for one in ended if one.status != "done"), key=lambda one: (one.status, one.job.key)
+    )
+    record = _lost_record(cell, causes) if causes else assemble(cell, store)
+    records.write(store.root / "records", record)
+    return record, True
 
 
 def _lost_record(cell: Cell, causes: Sequence[Outcome]) -> Record:
-    """Failed beats skipped; the reason names the job that was the first to go."""
-    causes = sorted(causes, key=lambda outcome: outcome.status)
+    """Failed, if anything failed; the reason names the job that was the first to go."""
     first = causes[0]
     culprit = f"{first.culprit or first.job.label}: " if first.status == "failed" else ""
     return _record(cell, status=first.status, reason=f"{culprit}{first.reason}")  # type: ignore[arg-type]

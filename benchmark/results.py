@@ -1,8 +1,7 @@
-"""`lfpm-bench tables` and `status`: what a store or a folder of records has."""
+"""`lfpm-bench tables`: what a store or a folder of records has."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,14 +40,6 @@ def present(cells: Sequence[Cell], store: Store) -> list[Record]:
     """The records of these cells that exist, whatever their status."""
     paths = [record_path(store, cell.key) for cell in cells]
     return [read(path) for path in paths if path.exists()]
-
-
-def status(experiment: str, words: Sequence[str], *, as_json: bool) -> str:
-    """How many of an experiment's cells are done, and what became of the others."""
-    cells, store = planned(experiment, words)
-    asked = [(cell.key, _names(cell)) for cell in cells]
-    report = layouts.status(asked, present(cells, store))
-    return json.dumps(report, indent=1) if as_json else layouts.status_text(report).rstrip("\n")
 
 
 def table(
@@ -90,7 +81,7 @@ def gathered(
             f"run `{'` and `'.join(asked)}`, or pass --partial"
         )
     hits = layouts.find_hits(store.root, found)
-    return found, [_names(cell) for cell in cells], hits
+    return found, [names_of(cell) for cell in cells], hits
 
 
 def adopt(name: str, words: Sequence[str], folder: Path) -> None:
@@ -119,6 +110,7 @@ def tables(
     return {form: layouts.render(made, form) for form in formats}
 
 
-def _names(cell: Cell) -> dict[str, Any]:
+def names_of(cell: Cell) -> dict[str, Any]:
+    """How tables and reports call a cell: its components, seed, setting and key."""
     names = {name: cell.names[name] for name in NAMES}
     return {**names, "seed": cell.seed, "setting": layouts.setting_of(cell.config), "key": cell.key}

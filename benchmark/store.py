@@ -3,8 +3,8 @@
 An artifact is a dict of tensors and a plain-JSON `info`. It lives in two files,
 `<root>/artifacts/<stage>/<key>.safetensors` and `<key>.json`. Both are written to a temporary name
 and then renamed, the JSON last: an artifact exists when its JSON does. The JSON holds the sha256 of
-the tensors, checked at every load. A lock per key keeps two processes from computing the same thing
-twice.
+the tensors, checked at every load. A claim per key (benchmark.claims) keeps two processes, on one
+machine or several, from computing the same thing twice.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark import claims
 from benchmark.errors import BenchError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Artifact = tuple[dict[str, "Tensor"], dict[str, Any]]
+WAIT = 0.2  # seconds between two looks at what another process is computing
 
 
 def canonical(value: Any) -> str:
@@ -94,6 +97,15 @@ class Store:
                 f"store={self.root} cannot be written ({error.strerror}); "
                 "give a writable folder with store=DIR or LFPM_BENCH_STORE"
             ) from error
+
+    @property
+    def claims(self) -> Path:
+        """The folder of claims: what is being computed (see benchmark.claims)."""
+        return self.root / "claims"
+
+    def log(self, key: str) -> Path:
+        """Where warnings and tracebacks of a job go."""
+        return self.root / "logs" / f"{key}.log"
 
     def path(self, stage: str, key: str) -> Path:
         """Where the JSON of an artifact is (or would be)."""
@@ -169,26 +181,36 @@ class Store:
             name: the stage; its folder.
             version: raised by hand whenever the stage's code changes what it computes.
             inputs: plain JSON, everything the result depends on (parents by their keys).
-            make: computes (tensors, info) when nobody has; runs under a lock on this key.
+            make: computes (tensors, info) when nobody has; runs under a claim on this key.
             measure: called after `make`; what it cost, written beside the artifact.
         """
-        from filelock import FileLock
-
         key = key_of(name, version, inputs)
-        found = self.load(name, key)
-        if found is not None:
-            return found
-        lock = self.root / "locks" / f"{key}.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        while True:
             found = self.load(name, key)
-            if found is None:
-                artifact = make()
-                self.save(name, key, artifact, inputs, measure() if measure else None)
-                found = self.load(name, key)
-            if found is None:
-                raise BenchError(f"{self.path(name, key)} could not be read back after writing")
-            return found
+            if found is not None:
+                return found
+            with claims.claimed(self.claims, key, name) as ours:
+                if ours:
+                    return self._made(name, key, inputs, make, measure)
+            time.sleep(WAIT)
+
+    def _made(
+        self,
+        name: str,
+        key: str,
+        inputs: Mapping[str, Any],
+        make: Callable[[], Artifact],
+        measure: Callable[[], Mapping[str, Any]] | None,
+    ) -> Artifact:
+        """Make and keep an artifact; the one of whoever held the claim before, if it is there."""
+        found = self.load(name, key)
+        if found is None:
+            artifact = make()
+            self.save(name, key, artifact, inputs, measure() if measure else None)
+            found = self.load(name, key)
+        if found is None:
+            raise BenchError(f"{self.path(name, key)} could not be read back after writing")
+        return found
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

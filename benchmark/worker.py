@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from benchmark import claims, failures
 from benchmark.bench import Bench, Incompatible
 from benchmark.cell import cell_from
 from benchmark.errors import BadCheckpoint, BenchError
@@ -52,17 +51,21 @@ def perform(
             last = time.monotonic()
             tell("progressed", done, total)
 
-    try:
-        bench = Bench(cell_from(job.config), store, options["device"], progress)
-        getattr(bench, job.call[0])(*job.call[1:])
-    except Incompatible as reason:
-        return "skipped", str(reason)
-    except BadCheckpoint:
-        raise
-    except Exception as error:
-        logging.getLogger(__name__).error("%s", traceback.format_exc())
-        kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
-        return "failed", f"{kind}{error}".strip().splitlines()[0]
+    # If another run was quicker to claim the job, its stage waits for that result.
+    with claims.claimed(store.claims, job.key, job.label):
+        try:
+            bench = Bench(cell_from(job.config), store, options["device"], progress)
+            getattr(bench, job.call[0])(*job.call[1:])
+        except Incompatible as reason:
+            return "skipped", str(reason)
+        except BadCheckpoint:
+            raise
+        except Exception as error:
+            logging.getLogger(__name__).error("%s", traceback.format_exc())
+            kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
+            reason = f"{kind}{error}".strip().splitlines()[0]
+            failures.note(store, job, reason)
+            return "failed", reason
     return "done", None
 
 
@@ -75,10 +78,8 @@ def work(job: Job, store: Store, log: str, options: Mapping[str, Any], pipe: Con
         log: file for warnings and tracebacks.
         options: see `perform`.
         pipe: where news goes, as tuples whose first word is a method of Display or `ended` (with
-            status and reason; `bad_input` for BadCheckpoint); its other end closing means that
-            nobody waits any more.
+            status and reason; `bad_input` for BadCheckpoint).
     """
-    threading.Thread(target=_leave_when_orphaned, args=(pipe,), daemon=True).start()
 
     def tell(*words: Any) -> None:
         pipe.send(words)
@@ -88,14 +89,6 @@ def work(job: Job, store: Store, log: str, options: Mapping[str, Any], pipe: Con
             tell("ended", *perform(job, store, options, tell))
         except BadCheckpoint as error:
             tell("ended", "bad_input", str(error))
-
-
-def _leave_when_orphaned(pipe: Connection) -> None:
-    """End this process when the parent is gone, however it went."""
-    try:
-        pipe.recv()
-    except (EOFError, OSError):
-        os._exit(1)
 
 
 class _Notes(logging.Handler):

@@ -210,7 +210,7 @@ def test_unusable_weights_stop_everything(tmp_path, monkeypatch):
 class Here:
     """A launcher that loses the jobs it is told to lose, as a launcher on a node would."""
 
-    threads, device = 1, "cpu"
+    threads, device, width = 1, "cpu", 1
 
     def __init__(self, *lost: str) -> None:
         self.lost = lost

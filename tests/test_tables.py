@@ -370,6 +370,8 @@ def test_status_counts_and_reasons() -> None:
         "failed": 1,
         "skipped": 0,
         "not_implanted": 0,
+        "running": 0,
+        "stale": 0,
     }
     text = status_text(report)
     assert text.startswith("3 cells: 1 done, 1 missing, 1 failed")

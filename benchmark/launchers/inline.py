@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
@@ -9,13 +10,13 @@ from pydantic import Field
 
 from benchmark.components import component
 from benchmark.jobs import Job
-from benchmark.launching import Display, Outcome, Schedule, log_path, options
+from benchmark.launching import RETRY, Display, Outcome, Schedule, elsewhere, ended, options
 from benchmark.store import Store
 
 
 @component
 class Inline:
-    """Every job in this process, one after the other: for debuggers and machines without fork.
+    """Every job in this process, one after the other: for debuggers and small things.
 
     A job that raises is recorded like anywhere else; a hard death (out of memory, a crash in native
     code) ends the run, and the same command goes on from there.
@@ -28,21 +29,34 @@ class Inline:
     threads: Annotated[int, Field(ge=1)]
     device: Literal["cpu", "cuda"]
 
+    @property
+    def width(self) -> int:
+        """One job at a time."""
+        return 1
+
     def __call__(
         self, jobs: Mapping[str, Job], store: Store, display: Display
     ) -> Iterator[Outcome]:
         """See benchmark.launching.Launcher."""
+        schedule = Schedule(jobs)
+        while len(schedule):
+            if (job := schedule.take()) is None:
+                time.sleep(RETRY)  # what is left is being computed by another run
+                continue
+            outcome = ended(job, store, schedule.began)
+            if outcome is None and elsewhere(job, store):
+                schedule.postpone(job)
+                continue
+            for one in schedule.end(outcome or self._computed(job, store, display)):
+                display.ended(one)
+                yield one
+
+    def _computed(self, job: Job, store: Store, display: Display) -> Outcome:
         from benchmark.worker import logging_to, perform
 
-        schedule = Schedule(jobs)
-        while job := schedule.take():
-            display.started(job)
+        def tell(kind: str, *words: object) -> None:
+            getattr(display, kind)(job, *words)
 
-            def told(kind: str, *words: object, job: Job = job) -> None:
-                getattr(display, kind)(job, *words)
-
-            with logging_to(log_path(store, job), told):
-                status, reason = perform(job, store, options(self), told)
-            for outcome in schedule.end(Outcome(job, status, reason)):
-                display.ended(outcome)
-                yield outcome
+        display.started(job)
+        with logging_to(store.log(job.key), tell):
+            return Outcome(job, *perform(job, store, options(self), tell))

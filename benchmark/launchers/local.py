@@ -6,10 +6,12 @@ are in the store, never in a message: news only says that a job ended and how.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -17,11 +19,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from benchmark import failures
 from benchmark.components import component
 from benchmark.errors import BadCheckpoint
 from benchmark.jobs import Job
-from benchmark.launching import Display, Outcome, Schedule, log_path, options
+from benchmark.launchers.gpus import gpus
+from benchmark.launching import RETRY, Display, Outcome, Schedule, elsewhere, ended, options
 from benchmark.store import Store
+from benchmark.worker_entry import enter
 
 PRELOAD = ["benchmark.worker", "open_clip.model", "open_clip.tokenizer"]
 
@@ -31,25 +36,40 @@ class Local:
     """Worker processes on this machine, one per job: a hard death costs one job.
 
     Args:
-        processes: how many jobs run at once; None: one per core.
+        processes: how many jobs run at once; None: one per GPU with device=cuda, else one per core.
+            More than there are GPUs share them in turn.
         threads: torch threads per process.
-        device: cpu or cuda.
+        device: cpu or cuda; with cuda a process sees one GPU.
     """
 
     processes: Annotated[int, Field(ge=1)] | None
     threads: Annotated[int, Field(ge=1)]
     device: Literal["cpu", "cuda"]
 
+    @property
+    def slots(self) -> list[str | None]:
+        """The GPU of each process that runs at once; None for one without."""
+        if self.device == "cpu":
+            return [None] * (self.processes or len(os.sched_getaffinity(0)))
+        found = gpus()
+        return list(itertools.islice(itertools.cycle(found), self.processes or len(found)))
+
+    @property
+    def width(self) -> int:
+        """How many jobs run at once."""
+        return len(self.slots)
+
     def __call__(
         self, jobs: Mapping[str, Job], store: Store, display: Display
     ) -> Iterator[Outcome]:
         """See benchmark.launching.Launcher."""
-        return Pool(store, self.processes, options(self)).run(jobs, display)
+        return Pool(store, self.slots, options(self)).run(jobs, display)
 
 
 @dataclass
 class _Running:
     job: Job
+    slot: str | None
     process: ForkServerProcess
     pipe: Connection
     last: tuple[Any, ...] | None = None
@@ -60,57 +80,75 @@ class Pool:
 
     Args:
         store: where results go.
-        processes: how many jobs run at once; None: one per core.
+        slots: the GPU of each process that runs at once; None for one without.
         options: what `benchmark.worker.perform` is told.
+        preload: modules that are imported before the first worker is forked; the `work` of the
+            first one is run.
     """
 
-    def __init__(self, store: Store, processes: int | None, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        slots: Sequence[str | None],
+        options: Mapping[str, Any],
+        preload: Sequence[str] = PRELOAD,
+    ) -> None:
         self.store = store
-        self.processes = processes or len(os.sched_getaffinity(0))
+        self.free = list(reversed(slots))
         self.options = dict(options)
+        self.preload = preload
+        self.running: dict[str, _Running] = {}
         self.server = multiprocessing.get_context("forkserver")
-        self.server.set_forkserver_preload(PRELOAD)
 
     def run(self, jobs: Mapping[str, Job], display: Display) -> Iterator[Outcome]:
         """Run jobs in an order that respects `after`; yields each one's outcome as it ends."""
         schedule = Schedule(jobs)
-        running: dict[str, _Running] = {}
+        modules = sorted({one for job in jobs.values() for one in _modules(job.config)})
+        self.server.set_forkserver_preload([*self.preload, *modules])
         try:
             while len(schedule):
-                self._fill(schedule, running, display)
-                for ended in self._news(running, display):
-                    for outcome in schedule.end(ended):
+                for one in itertools.chain(self._fill(schedule, display), self._news(display)):
+                    for outcome in schedule.end(one):
                         display.ended(outcome)
                         yield outcome
         finally:
-            for one in running.values():
+            for one in self.running.values():
                 one.process.kill()
                 one.process.join()
 
-    def _fill(self, schedule: Schedule, running: dict[str, _Running], display: Display) -> None:
-        while len(running) < self.processes and (job := schedule.take()):
-            running[job.key] = self._start(job)
-            display.started(job)
+    def _fill(self, schedule: Schedule, display: Display) -> Iterator[Outcome]:
+        """Give free slots to jobs; yields jobs that ended elsewhere in the meantime."""
+        while self.free and (job := schedule.take()):
+            if outcome := ended(job, self.store, schedule.began):
+                yield outcome
+            elif elsewhere(job, self.store):
+                schedule.postpone(job)
+            else:
+                self.running[job.key] = self._start(job, self.free.pop())
+                display.started(job)
 
-    def _start(self, job: Job) -> _Running:
-        from benchmark.worker_entry import enter
-
+    def _start(self, job: Job, slot: str | None) -> _Running:
         here, there = self.server.Pipe()
-        args = (job, self.store, str(log_path(self.store, job)), self.options, there)
+        log = str(self.store.log(job.key))
+        args = (self.preload[0], slot, there, job, self.store, log, self.options)
         process = self.server.Process(target=enter, args=args, daemon=True)
         process.start()
         there.close()
-        return _Running(job, process, here)
+        return _Running(job, slot, process, here)
 
-    def _news(self, running: dict[str, _Running], display: Display) -> Iterator[Outcome]:
-        by_pipe = {one.pipe: one for one in running.values()}
-        for pipe in wait(list(by_pipe)):
+    def _news(self, display: Display) -> Iterator[Outcome]:
+        """Wait for what workers have to say; yields the jobs whose process is gone."""
+        if not self.running:
+            time.sleep(RETRY)  # what is left is being computed by another run
+        by_pipe = {one.pipe: one for one in self.running.values()}
+        for pipe in wait(list(by_pipe), RETRY if self.free else None):
             one = by_pipe[pipe]  # type: ignore[index]
             try:
                 kind, *words = one.pipe.recv()
             except (EOFError, OSError):
                 one.process.join()
-                del running[one.job.key]
+                self.free.append(one.slot)
+                del self.running[one.job.key]
                 yield self._outcome(one)
                 continue
             if kind == "ended":
@@ -125,7 +163,23 @@ class Pool:
         if self.store.has(one.job.stage, one.job.key):
             return Outcome(one.job, "done")
         if one.last is None:
-            code = one.process.exitcode or 0
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            return Outcome(one.job, "failed", f"its process died ({how})")
+            reason = f"its process died ({_death(one.process.exitcode or 0)})"
+            failures.note(self.store, one.job, reason)
+            return Outcome(one.job, "failed", reason)
         return Outcome(one.job, one.last[0], one.last[1])
+
+
+def _modules(config: Any) -> Iterator[str]:
+    """The modules of every component that a config names, so that no worker has to import them."""
+    if isinstance(config, Mapping):
+        if isinstance(target := config.get("_target_"), str):
+            yield target.rpartition(".")[0]
+        for value in config.values():
+            yield from _modules(value)
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    return f"signal {name}" + (": out of memory?" if name == "SIGKILL" else "")

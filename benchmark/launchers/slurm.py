@@ -84,6 +84,11 @@ class Slurm:
         if self.warning_s >= 60 * self.time_min:
             raise ValueError(f"warning_s is not below time_min={self.time_min} in seconds")
 
+    @property
+    def width(self) -> int:
+        """How many jobs run at once, when the cluster lets them."""
+        return self.parallel * self.processes
+
     def __call__(
         self, jobs: Mapping[str, Job], store: Store, display: Display
     ) -> Iterator[Outcome]:

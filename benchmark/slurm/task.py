@@ -10,6 +10,8 @@ from multiprocessing import forkserver, set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
+from benchmark.clock import Clock
+from benchmark.costs import Costs
 from benchmark.errors import BadCheckpoint
 from benchmark.jobs import Job
 from benchmark.launchers.local import PRELOAD
@@ -69,7 +71,8 @@ class Task:
         blocked = dict(self._blocked(missing))
         yield from blocked.values()
         todo = {job.key: job for job in missing if job.key not in blocked}
-        with _deaf_children(), Lines(len(todo)) as screen:
+        clock = Clock(todo, Costs(), self.launcher.width)
+        with _deaf_children(), Lines(clock) as screen:
             yield from self.launcher(todo, self.store, screen)
 
     def _blocked(self, jobs: list[Job]) -> Iterator[tuple[str, Outcome]]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from benchmark import failures
 from benchmark.errors import BadCheckpoint, BenchError
 from benchmark.jobs import Job
 from benchmark.launching import Display, Outcome, Schedule
@@ -127,4 +128,5 @@ class Watch:
             if task not in states:
                 states[task] = one.reason(task) or f"it ended as {queue.last_state(task)}"
             reason = f"Slurm task {task} did not compute it: {states[task]}; log {one.log(task)}"
+            failures.note(self.store, self.open[key], reason)
             yield Outcome(self.open[key], "failed", reason)

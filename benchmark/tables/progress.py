@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from benchmark.records import Record
+from benchmark.states import State, told
 
-STATES = ("done", "missing", "failed", "skipped", "not_implanted")
+STATES = ("done", "missing", "failed", "skipped", "not_implanted", "running", "stale")
+UNSAID = ("key", "status", "reason", "log", "age", "attempts", "told")
 
 
 def status(
-    planned: Sequence[tuple[str, Mapping[str, Any]]], records: Iterable[Record]
+    planned: Sequence[tuple[str, Mapping[str, Any]]],
+    records: Iterable[Record],
+    states: Mapping[str, State] | None = None,
 ) -> dict[str, Any]:
     """Counts per state, and every cell with its state and reason, as plain JSON.
 
     Args:
         planned: (key, names and seed) of every cell that ought to be there.
         records: of any cells; those not planned are left out.
+        states: key -> what is known of cells that are missing or failed; None: nothing more.
     """
     found = {record.key: record for record in records}
     cells = []
     for key, names in planned:
         record = found.get(key)
-        state = "missing" if record is None else record.status
-        reason = None if record is None else record.reason
-        cells.append({"key": key, **names, "status": state, "reason": reason})
+        state = (states or {}).get(key) or _plain(record)
+        more = {**asdict(state), "told": told(state)}
+        cells.append({"key": key, **names, **more})
     counts = {state: sum(cell["status"] == state for cell in cells) for state in STATES}
     return {"planned": len(cells), "counts": counts, "cells": cells}
 
@@ -42,11 +48,15 @@ def status_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _plain(record: Record | None) -> State:
+    return State("missing") if record is None else State(record.status, record.reason)
+
+
 def _words(state: str) -> str:
     return state.replace("_", " ")
 
 
 def _line(cell: Mapping[str, Any]) -> str:
-    names = {key: cell[key] for key in cell if key not in ("key", "status", "reason")}
+    names = {key: cell[key] for key in cell if key not in UNSAID}
     said = " ".join(f"{name}={value}" for name, value in names.items())
-    return f"{said}: {cell['reason']}" if cell["reason"] else said
+    return f"{said}: {cell['told']}" if cell["told"] else said
