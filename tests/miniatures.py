@@ -125,7 +125,7 @@ def idx_bytes(values: np.ndarray) -> bytes:
 
 
 def mnist(root: Path, name: str) -> Made:
-    """Two files per part; those of the test part are still packed."""
+    """Two files per part, those of the test part still packed; EMNIST's images lie turned over."""
     layout = option("dataset", name)["layout"]
     folder = root / name / layout["folders"][0]
     folder.mkdir(parents=True)
@@ -134,6 +134,8 @@ def mnist(root: Path, name: str) -> Made:
         ys = labels(10, count)
         images = np.stack([pixels(len(part), i, shape=(28, 28)) for i in range(count)])
         made[part] = [(grey(image), y) for image, y in zip(images, ys, strict=True)]
+        if layout["transposed"]:
+            images = images.transpose(0, 2, 1)
         for file, values in zip(layout[part], (images, np.array(ys)), strict=True):
             if part == "train":
                 (folder / file).write_bytes(idx_bytes(values))
@@ -196,6 +198,18 @@ def eurosat(root: Path, name: str) -> Made:
         for i in range(10):
             path = root / name / "eurosat/2750" / folder / f"{folder}_{i + 1:02d}.jpg"
             made["all"].append((put(path, pixels(y, i, shape=(64, 64, 3))), y))
+    return made
+
+
+def renderedsst2(root: Path, name: str) -> Made:
+    """PNG files in a folder per part and class; the validation part has another name."""
+    top, made = root / name / "rendered-sst2", {"train": [], "test": []}
+    for part, count in (("train", TRAIN), ("valid", 4), ("test", TEST)):
+        for i, y in enumerate(sorted(labels(2, count))):
+            folder = read_words(name).folders[y]
+            image = put(top / part / folder / f"{i:04d}.png", pixels(len(part), i), "PNG")
+            if part in made:
+                made[part].append((image, y))
     return made
 
 
@@ -426,16 +440,20 @@ WRITERS: dict[str, Callable[[Path, str], Made]] = {
     "cifar10": cifar,
     "cifar100": cifar,
     "dtd": dtd,
+    "emnist": mnist,
     "eurosat": eurosat,
+    "fashionmnist": mnist,
     "fer2013": fer2013,
     "flowers": flowers,
     "food101": food101,
     "gtsrb": gtsrb,
     "imagenet": imagenet,
     "imagenet100": imagenet,
+    "kmnist": mnist,
     "mnist": mnist,
     "pcam": pcam,
     "pets": pets,
+    "renderedsst2": renderedsst2,
     "resisc45": resisc45,
     "stl10": stl10,
     "sun397": sun397,

@@ -48,7 +48,7 @@ def need(name: str) -> None:
 
 def test_every_published_data_set_has_a_miniature():
     assert set(PUBLISHED) == WRITERS.keys()
-    assert len(PUBLISHED) >= 18
+    assert len(PUBLISHED) >= 22
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -76,3 +76,15 @@ def test_links_lead_somewhere():
         for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             if "://" not in link:
                 assert (path.parent / link).exists(), f"{path.name} links to {link}"
+
+
+def test_pages_that_help_texts_name_are_there():
+    named = {
+        page
+        for folder in ("benchmark", "baselines", "lfpm", "conf")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".yaml", ".j2")
+        for page in re.findall(r"docs/\w+\.md", path.read_text())
+    }
+    assert len(named) > 3
+    assert not [page for page in named if not (ROOT / page).exists()]

@@ -28,7 +28,8 @@ from tests.test_published import PUBLISHED, load, root
 
 __all__ = ["root"]  # the fixture
 OFFICIAL = {
-    "cars": 8144, "cifar10": 50_000, "cifar100": 50_000, "dtd": 3760, "fer2013": 28_709,
+    "cars": 8144, "cifar10": 50_000, "cifar100": 50_000, "dtd": 3760, "emnist": 240_000,
+    "fashionmnist": 60_000, "fer2013": 28_709, "kmnist": 60_000, "renderedsst2": 6920,
     "flowers": 1020, "food101": 75_750, "gtsrb": 26_640, "imagenet": 1_281_167,
     "imagenet100": 126_689, "mnist": 60_000, "pcam": 262_144, "pets": 3680, "resisc45": 18_900,
     "stl10": 5000, "sun397": 19_850, "svhn": 73_257,

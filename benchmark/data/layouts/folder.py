@@ -38,6 +38,34 @@ class Folder:
 
 
 @component
+class Parts:
+    """One folder per official part with one folder per class in it.
+
+    Attributes:
+        folders: where those of the parts may be, below the data set's folder.
+        train: name of the train part's folder.
+        test: of the test part's; other parts are not used.
+    """
+
+    version: ClassVar[int] = 1
+    folders: tuple[str, ...]
+    train: str
+    test: str
+
+    def find(self, base: Path) -> Path | None:
+        """The first of `folders` that has both parts."""
+        both = (self.train, self.test)
+        there = (base / name for name in self.folders)
+        found = (top for top in there if all(_has_classes(top / part) for part in both))
+        return next((top.resolve() for top in found), None)
+
+    def parts(self, found: Path, words: Words) -> Mapping[str, Samples]:
+        """Train and test."""
+        named, folders = {"train": self.train, "test": self.test}, _labelled(found, words)
+        return {part: class_folders(found / name, folders) for part, name in named.items()}
+
+
+@component
 class Pooled:
     """One folder per class and no official split.
 
