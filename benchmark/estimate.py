@@ -101,7 +101,7 @@ def of_stage(cell: Cell, call: tuple[str, ...]) -> Cost:
     """The cost of one job: a method of `benchmark.bench.Bench` and its arguments."""
     size, tasks = weights(cell.backbone), len(cell.suite.tasks)
     together = activations(cell.backbone) * _at_once(cell)
-    trained = 4 * size + together + _largest_split(cell)
+    trained = 4 * size + together + largest_split(cell)[1]
     merged = (tasks + 3) * size
     defended = merged + 5 * size + _moments(cell.backbone) + together / 3
     expert = _expert(cell, call[1]) if call[0] == "expert" else 0.0
@@ -126,10 +126,11 @@ def _at_once(cell: Cell) -> float:
     return together if micro is None else min(together, micro)
 
 
-def _largest_split(cell: Cell) -> float:
-    """Bytes of the largest train split: contributors have all of their images on the device."""
-    largest = max(data.sizes["train"] for data in cell.datasets.values())
-    return 3.0 * largest * cell.backbone.image_size**2
+def largest_split(cell: Cell) -> tuple[str, float]:
+    """The task with most train images and their bytes: a contributor has all on the device."""
+    sizes = {task: data.sizes["train"] for task, data in cell.datasets.items()}
+    task = max(sizes, key=lambda one: sizes[one])
+    return task, 3.0 * sizes[task] * cell.backbone.image_size**2
 
 
 def _moments(backbone: Backbone) -> float:

@@ -1,5 +1,8 @@
 """What is estimated from shapes is what the tower has and does."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,8 +10,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark.cell import cell_from
 from benchmark.components import build, option, options
 from benchmark.config import plan
-from benchmark.estimate import Cost, activations, needed, of_stage, operations, parameters, weights
+from benchmark.doctor.command import _memory
+from benchmark.estimate import (
+    PROCESS,
+    Cost,
+    activations,
+    largest_split,
+    needed,
+    of_stage,
+    operations,
+    parameters,
+    weights,
+)
 from benchmark.models.encoder import Encoder
+from tests.small import ROOT
 
 
 def backbone(name: str, **values):
@@ -87,3 +102,44 @@ def test_a_cell_of_bad_mergings_six_tasks(cell):
 def test_costs_add_up_and_memory_is_that_of_the_largest():
     one, other = Cost(1, 2, 3, 4, 5), Cost(10, 20, 30, 40, 4)
     assert one + other == Cost(11, 22, 33, 44, 5)
+
+
+PLANNED = {
+    "merging eight experts": (("merged", "attacked"), None),
+    "evaluation, less its images": (("evaluation", "main"), None),
+    "a BadMerging step in micro-batches of 32, less the train images": (("compromise",), 32),
+    "LFPM, eight tasks, in micro-batches of 8": (("defended", "attacked"), 8),
+}
+
+
+@pytest.mark.parametrize("what", PLANNED)
+def test_the_docs_plan_memory_as_the_estimate_does(what, cell):
+    """For B/32 beside what was measured, which is at most a fifth away."""
+    text = (ROOT / "docs/paper_scale.md").read_text()
+    (row,) = re.findall(rf"^\| {re.escape(what)} \| (\S+) \| (\S+) \| (\S+) \|$", text, re.M)
+    call, micro = PLANNED[what]
+    found = []
+    for name in ("vit_b32", "vit_l14"):
+        suite = replace(cell.suite, tasks=(*cell.suite.tasks, "mnist", "dtd"))
+        more = dict.fromkeys(suite.tasks[6:], cell.datasets["pets"])
+        whole = replace(
+            cell,
+            suite=suite,
+            datasets={**cell.datasets, **more},
+            backbone=backbone(name, micro_batch=micro),
+        )
+        images = largest_split(whole)[1] if call == ("compromise",) else 0
+        found.append(f"{(of_stage(whole, call).memory + PROCESS - images) / 2**30:.1f}")
+    assert found == list(row[1:])
+    assert float(row[1]) == pytest.approx(float(row[0]), rel=0.2)
+
+
+def test_doctor_names_images_that_do_not_fit(cell):
+    """No micro-batch helps where a contributor's images are too many."""
+    pcam = {"pcam": replace(cell.datasets["gtsrb"], sizes=option("dataset", "pcam")["sizes"])}
+    whole = replace(cell, datasets={**cell.datasets, **pcam})
+    gpu = {"devices": [{"memory": 40 * 2**30}]}
+    (found,) = _memory(whole, Cost(memory=60 * 2**30), gpu, "cuda")
+    assert "without pcam, whose train images alone take 36 GiB" in found.fix
+    (found,) = _memory(cell, Cost(memory=60 * 2**30), gpu, "cuda")
+    assert "micro_batch=16" in found.fix

@@ -14,7 +14,7 @@ from benchmark.doctor.machine import machine, network, places
 from benchmark.doctor.probe import probe
 from benchmark.doctor.suite import base, images
 from benchmark.errors import BenchError
-from benchmark.estimate import Cost, images_on_disk, needed, said
+from benchmark.estimate import Cost, images_on_disk, largest_split, needed, said
 
 SLOW = 0.2
 """GPU-hours of one cell from which it is not worth starting on a processor (days)."""
@@ -70,10 +70,14 @@ def _memory(cell: Cell, cost: Cost, found: dict, device: str) -> Iterator[Findin
         have, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "memory"
     line = f"the first cell from an empty store: {said(cost)}"
     if cost.memory > 0.9 * have:
-        yield error(
-            f"{line}; {where} has {have / gib:.0f} GiB",
-            "backbone.micro_batch=16 (a third more computing), or backbone.precision=bfloat16",
-        )
+        task, images = largest_split(cell)
+        fix = "backbone.micro_batch=16 (a third more computing), or backbone.precision=bfloat16"
+        if images > have / 2:
+            fix = (
+                f"a machine with more, or suite.tasks without {task}, whose train images alone "
+                f"take {images / gib:.0f} GiB"
+            )
+        yield error(f"{line}; {where} has {have / gib:.0f} GiB", fix)
     elif cost.seconds / 3600 > SLOW and not device.startswith("cuda"):
         yield warning(line, "use a GPU: launcher.device=cuda")
     else:
