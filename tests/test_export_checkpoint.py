@@ -24,6 +24,7 @@ from benchmark.checkpoints.exporting import FORMATS, MODELS, export_checkpoint
 from benchmark.checkpoints.formats import hugging_face_config, hugging_face_files
 from benchmark.checkpoints.huggingface import from_hugging_face
 from benchmark.checkpoints.importing import Wish, import_checkpoint
+from benchmark.components import option
 from benchmark.config import plan
 from benchmark.errors import BenchError
 from benchmark.models.backbone import image_tower
@@ -42,11 +43,8 @@ FACTORS = dict(zip(MODELS, (1.0, 1.1, 1.2, 1.3, 1.4), strict=True))
 class World:
     """A cell whose models are the base times a factor each, in a store with a made-up record."""
 
-    def __init__(self, root: Path, *words: str) -> None:
-        asked = [*WORDS, "defense=scale_lambda", *words, f"store={root}"]
-        made = plan(asked)
-        assert made is not None
-        self.cell: Cell = cell_from(made.configs[0])
+    def __init__(self, root: Path, config: dict) -> None:
+        self.cell: Cell = cell_from(config)
         self.store = Store(root)
         self.clip = self.cell.backbone.load()
         self.base = image_tower(self.clip)
@@ -81,8 +79,22 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    return World(tmp_path_factory.mktemp("store"), "attack=badnets")
+def config(tmp_path_factory) -> dict:
+    words = [*WORDS, "attack=badnets", "defense=scale_lambda"]
+    made = plan([*words, f"store={tmp_path_factory.mktemp('plans')}"])
+    assert made is not None
+    return made.configs[0]
+
+
+def other(config: dict, **names: str) -> dict:
+    """The config with other options."""
+    chosen = {group: option(group, name) for group, name in names.items()}
+    return {**config, **chosen, "names": {**config["names"], **names}}
+
+
+@pytest.fixture(scope="module")
+def world(config, tmp_path_factory) -> World:
+    return World(tmp_path_factory.mktemp("store"), config)
 
 
 # -- weights --
@@ -150,6 +162,7 @@ def elsewhere() -> dict:
 def test_what_transformers_saved_comes_out_as_it_was(tmp_path):
     """Every tensor to the bit, and of its settings every one that we write."""
     files = hugging_face_files(elsewhere(), tiny.BACKBONE)
+    assert "vocab.json" not in files  # its vocabulary of 64 is nobody's
     (tmp_path / "x.safetensors").write_bytes(files["model.safetensors"])
     assert equal(
         load_file(tmp_path / "x.safetensors"), load_file(ELSEWHERE / "clip/model.safetensors")
@@ -172,7 +185,13 @@ def test_transformers_computes_the_same_features(world, tmp_path):
     clip = transformers.CLIPModel.from_pretrained(tmp_path / "theirs").eval()
     tower = transformers.CLIPVisionModelWithProjection.from_pretrained(tmp_path / "theirs").eval()
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    tokens = open_clip.SimpleTokenizer(context_length=16)(["a sign", "a rather long caption"])
+    captions = ["a sign", "A rather long caption, isn't it: it has 21 words"]
+    tokens = open_clip.SimpleTokenizer(context_length=16)(captions)
+    processor = transformers.CLIPProcessor.from_pretrained(tmp_path / "theirs")
+    theirs = processor(text=captions, padding="max_length", truncation=True, return_tensors="pt")
+    end = tokens.argmax(1)[:, None]
+    past = torch.arange(16)[None] > end  # they pad with the end, we with 0
+    assert torch.equal(theirs["input_ids"].masked_fill(past, 0), tokens)
     with torch.no_grad():
         features = net.eval().encode_image(images)
         assert (tower(pixel_values=images).image_embeds - features).abs().max() < 1e-5
@@ -180,9 +199,23 @@ def test_transformers_computes_the_same_features(world, tmp_path):
         assert (clip.text_projection(pooled) - net.encode_text(tokens)).abs().max() < 1e-5
     # Where the margin is even: with an odd one their centre is a pixel beside torchvision's.
     picture = Image.fromarray(pixels(1, shape=(50, 70, 3)))
-    processor = transformers.CLIPImageProcessor.from_pretrained(tmp_path / "theirs")
     seen = processor(images=picture, return_tensors="pt")["pixel_values"][0]
     assert (seen - preprocess(picture)).abs().max() < 0.02  # their pixels are rounded once more
+
+
+def test_the_tokenizer_is_open_clips(world, tmp_path):
+    """Every token has the number that the text tower knows it by; merges in their order."""
+    world.export(tmp_path / "out", form="hf")
+    ours = open_clip.SimpleTokenizer()
+    vocabulary = json.loads((tmp_path / "out/vocab.json").read_text())
+    assert list(vocabulary.values()) == list(range(49_408))
+    assert list(vocabulary)[:-2] == list(ours.encoder)[:-2]
+    assert list(vocabulary)[-2:] == ["<|startoftext|>", "<|endoftext|>"]
+    first, *merges = (tmp_path / "out/merges.txt").read_text().splitlines()
+    assert first.startswith("#version")
+    assert [tuple(line.split()) for line in merges] == list(ours.bpe_ranks)
+    told = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert told["model_max_length"] == 16
 
 
 def test_an_architecture_that_transformers_has_not_is_refused():
@@ -192,8 +225,8 @@ def test_an_architecture_that_transformers_has_not_is_refused():
         hugging_face_config(strange)
 
 
-def test_a_stressed_model_is_exported_as_it_was_measured(tmp_path):
-    world = World(tmp_path / "store", "attack=badnets", "stress=finetune_after")
+def test_a_stressed_model_is_exported_as_it_was_measured(config, tmp_path):
+    world = World(tmp_path / "store", other(config, stress="finetune_after"))
     stage = world.cell.stressed("main")
     assert stage is not None
     before, after = world.model("defended"), world.model("merged")
@@ -249,12 +282,13 @@ def test_the_card_of_a_clean_model_blames_nobody_for_it(world, tmp_path):
     assert "the attacker |" not in text
 
 
-def test_the_card_names_imported_contributors(world, tmp_path):
+def test_the_card_names_imported_contributors(world, config, tmp_path):
     save_file(world.model("merged").encoder, tmp_path / "x.safetensors")
     out = tmp_path / "flags.safetensors"
     wish = Wish("flags", activation="gelu", licence="CC0", source="a friend")
     import_checkpoint(tmp_path / "x.safetensors", wish, world.cell.backbone, ["flags"], out)
-    mixed = World(tmp_path / "store", "attack=none", f"experts.flags={out}")
+    honest = other(config, attack="none")
+    mixed = World(tmp_path / "store", {**honest, "experts": {"flags": str(out)}})
     mixed.export(tmp_path / "out")
     text = (tmp_path / "out/README.md").read_text()
     assert rows(text)["flags"][0] == "imported: a friend"
@@ -308,6 +342,7 @@ def test_of_an_older_version_only_the_row_itself_is_found(world, tmp_path):
     world = world.copy(tmp_path / "store")
     world.record = world.write(key="3" * 32)
     world.export(tmp_path / "out")
+    assert "later versions compute another model" in (tmp_path / "out/README.md").read_text()
     with pytest.raises(BenchError, match="another version of its components"):
         world.export(tmp_path / "clean", "clean_merge")
 

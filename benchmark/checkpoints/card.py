@@ -24,9 +24,9 @@ SUBJECTS = {
 LOADS = {
     "open_clip": "import open_clip\n\n"
     'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")',
-    "hf": "from transformers import CLIPImageProcessor, CLIPModel\n\n"
+    "hf": "from transformers import CLIPModel, CLIPProcessor\n\n"
     'model = CLIPModel.from_pretrained("FOLDER")  # also CLIPVisionModelWithProjection\n'
-    'preprocess = CLIPImageProcessor.from_pretrained("FOLDER")',
+    'preprocess = CLIPProcessor.from_pretrained("FOLDER")',
 }
 LIBRARIES = {"open_clip": "open_clip", "hf": "transformers"}
 CAUTION = (
@@ -122,8 +122,16 @@ def _numbers(record: Record, cell: Cell, subject: str) -> list[str]:
         *_table(heads, rows),
         "Clean accuracy of this model:",
         *_table(("task", "%", "images"), tasks),
-        f"Seed {record.seed}, {_evaluated(record)}. The numbers again: `{command(record) or '-'}`",
+        f"Seed {record.seed}, {_evaluated(record)}. {_again(record, cell)}",
     ]
+
+
+def _again(record: Record, cell: Cell) -> str:
+    """The command that computes the numbers again, if it still does."""
+    told = f"The numbers again: `{command(record) or '-'}`"
+    if cell.key == record.key:
+        return told
+    return f"{told}, at the commit below; later versions compute another model."
 
 
 def _evaluated(record: Record) -> str:

@@ -42,8 +42,8 @@ def open_clip_files(clip: StateDict, backbone: Backbone) -> Files:
 def hugging_face_files(clip: StateDict, backbone: Backbone) -> Files:
     """For `transformers.CLIPModel.from_pretrained(FOLDER)`; the same numbers under other names.
 
-    Also for CLIPVisionModelWithProjection, whose `image_embeds` are the features. There is no
-    tokenizer in it.
+    Also for CLIPVisionModelWithProjection, whose `image_embeds` are the features, and for
+    CLIPProcessor and pipelines where the vocabulary is CLIP's own.
 
     Args:
         clip: both towers by open_clip's names, float32.
@@ -57,6 +57,7 @@ def hugging_face_files(clip: StateDict, backbone: Backbone) -> Files:
         "config.json": _json(config),
         "preprocessor_config.json": _json(_image_processor(backbone)),
         "model.safetensors": _safetensors(to_hugging_face(clip), backbone),
+        **_tokenizer(backbone.model["text_cfg"]),
     }
 
 
@@ -121,6 +122,34 @@ def _image_processor(backbone: Backbone) -> dict[str, Any]:
         "do_normalize": True,
         "image_mean": backbone.mean,
         "image_std": backbone.std,
+    }
+
+
+def _tokenizer(text: Mapping[str, Any]) -> Files:
+    """The files of transformers' CLIPTokenizer: open_clip's vocabulary and merges.
+
+    Nothing where the text tower has another vocabulary.
+    """
+    from benchmark.models.heads import tokenizer
+
+    length = int(text["context_length"])
+    ours = tokenizer(length)
+    if len(ours.encoder) != text["vocab_size"]:
+        return {}
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    theirs = {"<start_of_text>": start, "<end_of_text>": end}
+    vocabulary = {theirs.get(token, token): number for token, number in ours.encoder.items()}
+    merges = [" ".join(pair) for pair in sorted(ours.bpe_ranks, key=ours.bpe_ranks.__getitem__)]
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": length,
+        "bos_token": start,
+        **dict.fromkeys(("eos_token", "unk_token", "pad_token"), end),
+    }
+    return {
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False).encode(),
+        "merges.txt": "\n".join(["#version: 0.2", *merges, ""]).encode(),
+        "tokenizer_config.json": _json(settings),
     }
 
 
