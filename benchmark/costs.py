@@ -1,4 +1,4 @@
-"""What jobs cost so far: seconds and bytes by kind of stage, read from the artifacts of a store.
+"""What jobs cost so far: time, disk and memory by kind, read from the artifacts of a store.
 
 A job's cost is that of the most similar ones: the same stage with the same values, else of the same
 class, else the stage in general. What was never measured has no estimate.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,31 +44,39 @@ def _shape(value: Any) -> Any:
 
 
 class Costs:
-    """Seconds and bytes by kind; grows as jobs end."""
+    """Seconds, bytes on disk and bytes of memory by kind; grows as jobs end."""
 
     def __init__(self) -> None:
-        self._seconds: dict[str, list[float]] = {}
-        self._bytes: dict[str, list[float]] = {}
+        self._known: dict[str, dict[str, list[float]]] = {"seconds": {}, "size": {}, "memory": {}}
 
-    def learn(self, kinds: Kinds, seconds: float | None, size: float | None = None) -> None:
-        """Add what one job took, and the bytes it wrote."""
-        for kind in kinds:
-            if seconds is not None:
-                self._seconds.setdefault(kind, []).append(seconds)
-            if size is not None:
-                self._bytes.setdefault(kind, []).append(size)
+    def learn(
+        self,
+        kinds: Kinds,
+        seconds: float | None,
+        size: float | None = None,
+        memory: float | None = None,
+    ) -> None:
+        """Add what one job took, the bytes it wrote, and the most it held in memory."""
+        for name, value in (("seconds", seconds), ("size", size), ("memory", memory)):
+            for kind in kinds:
+                if value is not None:
+                    self._known[name].setdefault(kind, []).append(value)
 
     def seconds(self, kinds: Kinds) -> float | None:
         """The median time of the most similar jobs; None if there are none."""
-        return _first(self._seconds, kinds)
+        return self._first("seconds", kinds, median)
 
     def size(self, kinds: Kinds) -> float | None:
-        """The median bytes of the most similar jobs; None if there are none."""
-        return _first(self._bytes, kinds)
+        """The median bytes that the most similar jobs wrote; None if there are none."""
+        return self._first("size", kinds, median)
 
+    def memory(self, kinds: Kinds) -> float | None:
+        """The most bytes that a process of the most similar jobs held; None if there are none."""
+        return self._first("memory", kinds, max)
 
-def _first(known: Mapping[str, list[float]], kinds: Kinds) -> float | None:
-    return next((median(known[kind]) for kind in kinds if kind in known), None)
+    def _first(self, name: str, kinds: Kinds, of: Callable[[list[float]], float]) -> float | None:
+        known = self._known[name]
+        return next((of(known[kind]) for kind in kinds if kind in known), None)
 
 
 def measured_costs(store: Store, stages: Iterable[str]) -> Costs:
@@ -79,10 +87,11 @@ def measured_costs(store: Store, stages: Iterable[str]) -> Costs:
             try:
                 node = json.loads(sidecar.read_text())
                 size = sidecar.stat().st_size + sidecar.with_suffix(".safetensors").stat().st_size
-                kinds = kinds_of(stage, node["inputs"])
-                found.learn(kinds, node["made"].get("seconds"), size)
+                kinds, made = kinds_of(stage, node["inputs"]), node["made"]
             except (OSError, ValueError, KeyError):
                 continue  # an estimate needs no damaged artifact; a run will name and replace it
+            memory = made.get("peak_memory_mib")
+            found.learn(kinds, made.get("seconds"), size, memory and memory * 2**20)
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmark.cell import Cell
 from benchmark.clock import Clock, duration
-from benchmark.costs import measured_costs
+from benchmark.costs import Costs, measured_costs
+from benchmark.estimate import Cost, of_stage, said
 from benchmark.jobs import Graph, Job, plan_cell
 from benchmark.launching import Launcher
 from benchmark.pipeline import Failed, open_cells, recorded
@@ -25,6 +26,7 @@ class Share:
         seconds: of all that have an estimate.
         size: bytes they would write, of all that have an estimate.
         unknown: how many have none: nothing like them is in the store.
+        arithmetic: what those cost by `benchmark.estimate`.
     """
 
     stage: str
@@ -32,6 +34,7 @@ class Share:
     seconds: float
     size: float
     unknown: int
+    arithmetic: Cost
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Forecast:
         shares: the work by stage, in the order of the pipeline.
         width: how many jobs would run at once.
         wall: seconds until the end, of jobs with an estimate.
+        memory: most bytes that one process would hold, of jobs measured before; None: unknown.
         store: the folder.
     """
 
@@ -54,6 +58,7 @@ class Forecast:
     shares: tuple[Share, ...]
     width: int
     wall: float
+    memory: float | None
     store: str
 
 
@@ -63,26 +68,35 @@ def forecast(
     """What `benchmark.pipeline.run` would do with the same arguments."""
     found = {key: recorded(store, key) for key in {cell.key: None for cell in cells}}
     todo = open_cells(cells, found, failed)
-    graph = Graph(store)
+    graph, numbered = Graph(store), dict[int, Cell]()
     for cell in todo.values():
         plan_cell(graph, cell)
+        numbered[graph.cells] = cell
     jobs = graph.jobs
     past = measured_costs(store, (job.stage for job in jobs.values()))
     by_stage: dict[str, list[Job]] = {}
     for job in jobs.values():
         by_stage.setdefault(job.stage, []).append(job)
-
-    def share(stage: str, jobs: Sequence[Job]) -> Share:
-        known = [(past.seconds(job.kinds), past.size(job.kinds) or 0.0) for job in jobs]
-        seconds, sizes = sum(one or 0.0 for one, _ in known), sum(size for _, size in known)
-        return Share(stage, len(jobs), seconds, sizes, sum(one is None for one, _ in known))
-
-    states = Counter(record.status if record else "missing" for record in found.values())
-    shares = tuple(share(stage, jobs) for stage, jobs in by_stage.items())
-    wall = Clock(jobs, past, launcher.width).left()[0]
+    held = [memory for job in jobs.values() if (memory := past.memory(job.kinds)) is not None]
     return Forecast(
-        len(found), dict(states), len(todo), shares, launcher.width, wall, str(store.root)
+        cells=len(found),
+        states=Counter(record.status if record else "missing" for record in found.values()),
+        todo=len(todo),
+        shares=tuple(_share(stage, those, past, numbered) for stage, those in by_stage.items()),
+        width=launcher.width,
+        wall=Clock(jobs, past, launcher.width).left()[0],
+        memory=max(held, default=None),
+        store=str(store.root),
     )
+
+
+def _share(stage: str, jobs: Sequence[Job], past: Costs, numbered: Mapping[int, Cell]) -> Share:
+    known = [job for job in jobs if past.seconds(job.kinds) is not None]
+    unknown = [job for job in jobs if past.seconds(job.kinds) is None]
+    seconds = sum(past.seconds(job.kinds) or 0.0 for job in known)
+    size = sum(past.size(job.kinds) or 0.0 for job in known)
+    by_hand = sum((of_stage(numbered[job.cell], job.call) for job in unknown), Cost())
+    return Share(stage, len(jobs), seconds, size, len(unknown), by_hand)
 
 
 def forecast_text(made: Forecast) -> str:
@@ -98,12 +112,15 @@ def forecast_text(made: Forecast) -> str:
     if not made.shares:
         return "\n".join(lines) + "\n"
     work, size = (sum(getattr(one, name) for one in made.shares) for name in ("seconds", "size"))
-    unknown = sum(share.unknown for share in made.shares)
-    measured = f"; {unknown} jobs are of kinds never measured here and not counted"
-    lines.append(
-        f"in all: {duration(work)} of work, {_size(size)}; {made.width} at once: about "
-        f"{duration(made.wall)}{measured if unknown else ''}"
-    )
+    if any(share.jobs > share.unknown for share in made.shares):
+        memory = f"; {_size(made.memory)} of memory in one process" if made.memory else ""
+        lines.append(
+            f"measured before: {duration(work)} of work, {_size(size)}{memory}; "
+            f"{made.width} at once: about {duration(made.wall)}"
+        )
+    if unknown := sum(share.unknown for share in made.shares):
+        by_hand = sum((share.arithmetic for share in made.shares), Cost())
+        lines.append(f"never measured here, {unknown} jobs, by arithmetic: {said(by_hand)}")
     return "\n".join(lines) + "\n"
 
 

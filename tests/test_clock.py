@@ -54,12 +54,15 @@ def test_what_runs_counts_down_and_what_ended_teaches():
 def test_the_most_similar_jobs_tell():
     found = Costs()
     for kinds, seconds in ((("d lfpm 1", "d lfpm", "d"), 90), (("d ft 1", "d ft", "d"), 10)):
-        found.learn(kinds, seconds, 100)
+        found.learn(kinds, seconds, 100, memory=7 * seconds)
     assert found.seconds(("d lfpm 1", "d lfpm", "d")) == 90
     assert found.seconds(("d ft 2", "d ft", "d")) == 10
     assert found.seconds(("d anp 1", "d anp", "d")) == 50
     assert found.seconds(("e",)) is None
     assert found.size(("d anp 1", "d anp", "d")) == 100
+    assert found.memory(("d lfpm 1", "d lfpm", "d")) == 630
+    assert found.memory(("d anp 1", "d anp", "d")) == 630, "the most that any of them held"
+    assert found.memory(("e",)) is None
 
 
 def test_seeds_and_parents_make_no_other_kind_but_values_do():

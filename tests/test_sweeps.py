@@ -7,6 +7,7 @@ the same with a thousand cells, and with the real command.
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -216,6 +217,7 @@ def test_an_edited_yaml_changes_the_next_plan_and_no_earlier_one(tmp_path, monke
 
 def test_a_dry_run_says_what_is_there_and_what_is_not_and_computes_nothing(calm, tmp_path, capsys):
     store, empty = tmp_path / "s", tmp_path / "empty"
+    jobs = len(list((calm / "computed").iterdir()))
     shutil.copytree(calm, store)
     for path in sorted((store / "records").iterdir())[:2]:
         record = records.read(path)
@@ -229,10 +231,12 @@ def test_a_dry_run_says_what_is_there_and_what_is_not_and_computes_nothing(calm,
     assert lines[0].startswith("60 cells: 58 done, 2 missing")
     assert lines[1] == "to compute: 2 cells, 2 jobs"
     assert lines[2].split()[:2] == ["evaluation", "2"]
-    assert not any("never measured" in line for line in lines)
+    assert lines[3].startswith("measured before: ")
+    assert len(lines) == 4
     assert identities(store) == left
     assert main([*words, f"store={empty}"]) == 0
-    assert "jobs are of kinds never measured here and not counted" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert re.match(rf"never measured here, {jobs} jobs, by arithmetic: .*GPU-hours.*GiB", told)
     assert {one.name for one in empty.iterdir()} == {"plans"}
 
 
