@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmark.components import option, options
+from benchmark.components import build, option, options
 from benchmark.doctor import command, machine, probe
 from benchmark.doctor.anchors import ANCHORS, Anchor
 from benchmark.doctor.command import doctor
 from benchmark.doctor.findings import can_start, error, ok, told, warning
 from benchmark.doctor.machine import device, pair, places
+from benchmark.doctor.suite import images
 from benchmark.doctor.zero_shot import anchors_of, judged
 from benchmark.records import Count
 
@@ -86,6 +87,14 @@ def test_a_published_suite_on_a_bare_machine(tmp_path, monkeypatch, capsys):
     for task in option("suite", "vit_b32_6")["tasks"]:
         assert f"lfpm-bench data fetch {task}" in fixes
     assert "not measured" in json.dumps(body)
+
+
+def test_images_that_nobody_may_pass_on_are_told_how_to_get(tmp_path, monkeypatch):
+    monkeypatch.setenv("LFPM_BENCH_DATA", str(tmp_path))
+    node = {**option("dataset", "fer2013"), "image_size": 16}
+    (found,) = images([SimpleNamespace(datasets={"fer2013": build(node, "dataset")})])  # type: ignore[list-item]
+    assert found.fix.startswith("get it by hand, or set LFPM_BENCH_DATA. Nobody may pass it on")
+    assert "fer2013.csv" in found.fix
 
 
 def test_the_embedded_suite_can_always_start(tmp_path, monkeypatch, capsys):

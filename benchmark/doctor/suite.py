@@ -47,7 +47,9 @@ def images(cells: Sequence[Cell]) -> Iterator[Finding]:
             continue
         if (reason := data.absent()) is not None:
             what, _, fix = reason.rpartition(": ")
-            yield error(f"data set {what}", fix)
+            # Dead sources, terms to accept, files to put together by hand.
+            told = f"{fix}. {data.help}" if data.help and data.source() is None else fix
+            yield error(f"data set {what}", told)
             continue
         try:
             counts = {name: split.images for name, split in data.index.splits.items()}
