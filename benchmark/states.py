@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmark import claims, failures
 from benchmark.cell import Cell
@@ -17,6 +17,7 @@ from benchmark.claims import Holder
 from benchmark.clock import duration
 from benchmark.jobs import Graph, plan_cell
 from benchmark.records import Record
+from benchmark.slurm.whereabouts import whereabouts
 from benchmark.store import Store
 
 
@@ -30,6 +31,7 @@ class State:
         log: file of the warnings and tracebacks of the job in question.
         age: seconds since it began (running, stale) or failed.
         attempts: how often that job has failed.
+        task: the Slurm task that has the cell, with its state and its log.
     """
 
     status: str
@@ -37,6 +39,7 @@ class State:
     log: str | None = None
     age: float | None = None
     attempts: int = 0
+    task: str | None = None
 
 
 def states(
@@ -61,10 +64,12 @@ def states(
         if (job := graph.jobs.get(one.key)) and not _alive(held.get(numbers[job.cell])):
             held[numbers[job.cell]] = one
     known = {path.stem for path in (store.root / "failures").glob("*.jsonl")}
-    return {
+    tasks = whereabouts([cell for cell in cells if cell.key not in found], store)
+    made = {
         key: _state(found.get(key), held.get(key), _lost(graph, keys, known, store), store, now)
         for key, keys in needed.items()
     }
+    return {key: replace(state, task=tasks.get(key)) for key, state in made.items()}
 
 
 def _alive(holder: Holder | None) -> bool:
@@ -117,5 +122,6 @@ def told(state: State) -> str:
         word = "ago" if state.status == "failed" else "so far"
         parts.append(f"{duration(state.age)} {word}")
     parts += [f"{state.attempts} failed attempts"] if state.attempts > 1 else []
+    parts += [state.task] if state.task else []
     parts += [f"log {state.log}"] if state.log and state.status != "running" else []
     return "; ".join(parts)

@@ -7,16 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark import config
+from benchmark.cell import cell_from
 from benchmark.components import build, option
 from benchmark.errors import BadCheckpoint, BenchError
-from benchmark.jobs import Job
+from benchmark.jobs import Graph, Job, plan_cell
 from benchmark.launching import Outcome
-from benchmark.slurm import ledger, queue, submitting
-from benchmark.slurm.ledger import Submission
+from benchmark.slurm import queue, submissions, submitting
 from benchmark.slurm.shares import LIMIT, missing_from, shares
+from benchmark.slurm.submissions import Submission
 from benchmark.slurm.task import Task
 from benchmark.slurm.watching import Watch, held
+from benchmark.slurm.whereabouts import whereabouts
 from benchmark.store import Store, write_atomic
+from tests.small import WORDS
 from tests.test_launchers import graphs
 
 NODE = option("launcher", "slurm")
@@ -79,9 +83,9 @@ def test_what_is_queued_is_held_but_not_after_a_loss_nor_without_what_it_waits_f
     both = keys(held(TWO_CELLS, [old, new]))
     assert both == {"1_0": ["a", "b"], "1_1": ["a", "b"], "2_0": ["c", "d"], "2_1": ["e"]}
     assert keys(held(TWO_CELLS, [new])) == {}  # nobody has a and b
-    ledger.note_lost(new.folder, "d", "failed", "why", None)
+    submissions.note_lost(new.folder, "d", "failed", "why", None)
     assert keys(held(TWO_CELLS, [old, new]))["2_0"] == ["c"]
-    ledger.note_lost(old.folder, "a", "failed", "why", None)
+    submissions.note_lost(old.folder, "a", "failed", "why", None)
     assert keys(held(TWO_CELLS, [old, new])) == {}
 
 
@@ -135,7 +139,7 @@ def test_a_queue_that_does_not_answer_costs_nothing(tmp_path, monkeypatch):
 def test_a_loss_takes_what_waits_for_it_and_nothing_else(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
     world.finish(*"abc")
-    ledger.note_lost(world.submission.folder, "d", "failed", "it broke", "job x")
+    submissions.note_lost(world.submission.folder, "d", "failed", "it broke", "job x")
     found = world.ended(lambda: world.finish("e"))
     assert (found["d"].status, found["d"].reason, found["d"].culprit) == (
         "failed",
@@ -144,7 +148,7 @@ def test_a_loss_takes_what_waits_for_it_and_nothing_else(tmp_path, monkeypatch):
     )
     assert found["e"].status == "done"
     world = World(tmp_path / "other", monkeypatch)
-    ledger.note_lost(world.submission.folder, "b", "skipped", "it does not fit", None)
+    submissions.note_lost(world.submission.folder, "b", "skipped", "it does not fit", None)
     found = world.ended(lambda: world.finish("a"))
     lost = {key: (one.status, one.culprit) for key, one in found.items()}
     assert lost == {
@@ -202,7 +206,7 @@ def test_a_task_that_gave_up_says_why(tmp_path, monkeypatch):
 
 def test_unusable_weights_stop_everything(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
-    ledger.note_lost(world.submission.folder, "a", "bad_input", "backbone.weights=x", None)
+    submissions.note_lost(world.submission.folder, "a", "bad_input", "backbone.weights=x", None)
     with pytest.raises(BadCheckpoint, match=r"backbone\.weights=x"):
         world.ended()
 
@@ -257,7 +261,7 @@ def test_a_task_computes_what_is_missing_and_notes_what_it_lost(tmp_path, node):
     first = share(tmp_path, Here("e"))
     first()
     assert first.launcher.seen == ["d", "e"]
-    assert ledger.lost(first.folder) == {
+    assert submissions.lost(first.folder) == {
         "e": {"status": "failed", "reason": "it broke", "culprit": None}
     }
     # Queued again: what is in the store is not computed, what was lost is tried once more.
@@ -265,16 +269,16 @@ def test_a_task_computes_what_is_missing_and_notes_what_it_lost(tmp_path, node):
     second = share(tmp_path, Here())
     second()
     assert second.launcher.seen == ["e"]
-    assert ledger.lost(second.folder) == {}
+    assert submissions.lost(second.folder) == {}
 
 
 def test_a_task_whose_needs_were_lost_passes_their_reason_on(tmp_path, node):
-    ledger.note_lost(tmp_path / "slurm/x", "c", "skipped", "it does not fit", "job b")
+    submissions.note_lost(tmp_path / "slurm/x", "c", "skipped", "it does not fit", "job b")
     task = share(tmp_path, Here())
     task()
     assert task.launcher.seen == []
     note = {"status": "skipped", "reason": "it does not fit", "culprit": "job b"}
-    assert ledger.lost(task.folder) == {"c": note, "d": note, "e": note}
+    assert submissions.lost(task.folder) == {"c": note, "d": note, "e": note}
 
 
 def test_a_task_out_of_time_for_good_says_so(tmp_path, node):
@@ -288,15 +292,15 @@ def test_a_task_out_of_time_for_good_says_so(tmp_path, node):
         task()
     reason = Submission(task.folder, {}).reason("8_0")
     assert reason == "it ran out of time too often; raise launcher.time_min or launcher.timeouts"
-    assert ledger.lost(task.folder) == {}  # others may be at the same jobs
+    assert submissions.lost(task.folder) == {}  # others may be at the same jobs
 
 
 def test_submissions_are_found_again_oldest_first(tmp_path):
     store = Store(tmp_path)
-    made = [Submission(ledger.opened(store), {f"{n}_0": [f"k{n}"]}) for n in range(3)]
+    made = [Submission(submissions.opened(store), {f"{n}_0": [f"k{n}"]}) for n in range(3)]
     for one in made:
-        ledger.write(one)
-    assert {one.folder for one in ledger.read_all(store)} == {one.folder for one in made}
+        submissions.write(one)
+    assert {one.folder for one in submissions.read_all(store)} == {one.folder for one in made}
     assert json.loads((made[0].folder / "tasks.json").read_text()) == {"0_0": ["k0"]}
 
 
@@ -304,7 +308,7 @@ def test_submissions_are_found_again_oldest_first(tmp_path):
     ("values", "message"),
     [
         ({"device": "cuda"}, "device=cuda needs launcher.gpus=1"),
-        ({"time_min": 1, "warning_s": 60}, "warning_s is not below time_min=1"),
+        ({"time_min": 3}, r"time_min=3 leaves less than 90 s before the warning, warning_s=120 s"),
         ({"parallel": 0}, r"launcher\.parallel=0 is not valid"),
         ({"mem": 3}, r"unknown key launcher\.mem \(did you mean 'mem_gb'\?\)"),
     ],
@@ -329,8 +333,44 @@ def test_without_submitit_or_slurm_it_says_what_to_do(monkeypatch, tmp_path):
 
 
 def test_the_queue_is_read_as_squeue_prints_it(monkeypatch):
-    lines = "7_0|RUNNING\n7_1|PENDING\n7_2|COMPLETED\n9|CANCELLED\n11|REQUEUED\n"
+    lines = (
+        "7_0|RUNNING|None|n1\n7_1|PENDING|Priority|\n7_2|COMPLETED|None|n1\n9|CANCELLED|None|\n"
+        "11|REQUEUED|None|n2\n"
+    )
     monkeypatch.setattr(queue, "_ask", lambda words: lines)
+    assert queue.states() == {
+        "7_0": "RUNNING on n1", "7_1": "PENDING (Priority)", "7_2": "COMPLETED", "9": "CANCELLED",
+        "11": "REQUEUED",
+    }  # fmt: skip
     assert queue.living(["7_0", "7_1", "7_2", "9", "11", "12"]) == {"7_0", "7_1", "11"}
     monkeypatch.setattr(queue, "_ask", lambda words: None)
     assert queue.living(["7_0"]) is None
+
+
+def test_status_names_the_task_that_has_a_cell(tmp_path, monkeypatch):
+    plan = config.plan(["-m", "attack=badnets", "defense=none,ft", *WORDS, f"store={tmp_path}"])
+    assert plan is not None
+    first, second = cells = [cell_from(one) for one in plan.configs]
+    store, graph = Store(tmp_path), Graph(Store(tmp_path))
+    for cell in cells:
+        plan_cell(graph, cell)
+    parts = shares(graph.jobs, 1)
+    keys = [[job.key for job in part] for part in (parts.common, parts.common, *parts.own)]
+    tasks = dict(zip(["7_0", "7_1", "8_0", "8_1"], keys, strict=True))
+    made = Submission(submissions.opened(store), tasks)
+    submissions.write(made)
+
+    def told(**states: str) -> dict[str, str]:
+        said = {task.removeprefix("t"): state for task, state in states.items()}
+        monkeypatch.setattr(queue, "states", lambda: said)
+        return whereabouts(cells, store)
+
+    early = told(t7_0="RUNNING on n1", t7_1="RUNNING on n2", t8_0="PENDING (Dependency)",
+                 t8_1="PENDING (Dependency)")  # fmt: skip
+    assert early[first.key].startswith("Slurm task 7_")
+    assert "RUNNING on n" in early[first.key]
+    assert early[second.key] == f"Slurm task 8_1 PENDING (Dependency); log {made.log('8_1')}"
+    late = told(t7_0="COMPLETED", t7_1="COMPLETED", t8_0="RUNNING on n1", t8_1="CANCELLED")
+    assert late == {first.key: f"Slurm task 8_0 RUNNING on n1; log {made.log('8_0')}"}
+    monkeypatch.setattr(queue, "states", lambda: None)
+    assert whereabouts(cells, store) == {}

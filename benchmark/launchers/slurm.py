@@ -18,15 +18,16 @@ from benchmark.components import build, component, option
 from benchmark.errors import BadCheckpoint
 from benchmark.jobs import Job
 from benchmark.launching import Display, Launcher, Outcome
-from benchmark.slurm import ledger, queue
-from benchmark.slurm.ledger import Submission
+from benchmark.slurm import queue, submissions
 from benchmark.slurm.shares import missing_from, shares
+from benchmark.slurm.submissions import Submission
 from benchmark.slurm.submitting import submit, submitit
 from benchmark.slurm.task import Task
 from benchmark.slurm.watching import Watch, held, queued
 from benchmark.store import Store
 
 Count = Annotated[int, Field(ge=1)]
+START_S = 90
 
 
 @component
@@ -81,8 +82,12 @@ class Slurm:
         """Refuse values that contradict each other."""
         if self.device == "cuda" and not self.gpus:
             raise ValueError("device=cuda needs launcher.gpus=1 (or more)")
-        if self.warning_s >= 60 * self.time_min:
-            raise ValueError(f"warning_s is not below time_min={self.time_min} in seconds")
+        if 60 * self.time_min - self.warning_s < START_S:
+            # Slurm may warn a minute early, and who is warned while starting dies of it.
+            raise ValueError(
+                f"time_min={self.time_min} leaves less than {START_S} s before the warning, "
+                f"warning_s={self.warning_s} s before the end; allow more minutes"
+            )
 
     @property
     def width(self) -> int:
@@ -95,8 +100,7 @@ class Slurm:
         """See benchmark.launching.Launcher."""
         submitit()
         queue.check_present()
-        submissions = self._hand_out(jobs, store)
-        watch = Watch(dict(jobs), submissions, store, self.grace_s)
+        watch = Watch(dict(jobs), self._hand_out(jobs, store), store, self.grace_s)
         try:
             yield from watch.outcomes(display, self.poll_s)
         except BadCheckpoint:
@@ -110,8 +114,8 @@ class Slurm:
         """Submit what is not queued already; returns every submission that holds some of it."""
         from filelock import FileLock
 
-        ledger.folder(store).mkdir(parents=True, exist_ok=True)
-        with FileLock(ledger.folder(store) / "submit.lock"):
+        submissions.folder(store).mkdir(parents=True, exist_ok=True)
+        with FileLock(submissions.folder(store) / "submit.lock"):
             earlier = held(jobs, queued(store))
             given = {key for one in earlier for key in one.keys(one.tasks)}
             mine = {key: job for key, job in jobs.items() if key not in given}
@@ -127,7 +131,7 @@ class Slurm:
         store: Store,
     ) -> Submission:
         """Submit one or two arrays, the second of which waits for the first."""
-        folder, parts = ledger.opened(store), shares(mine, self.cells_per_task)
+        folder, parts = submissions.opened(store), shares(mine, self.cells_per_task)
         needed = missing_from(mine.values(), jobs).keys()
         before = {task for one in earlier for task in one.tasks if needed & one.keys([task])}
         tasks: dict[str, list[str]] = {}
@@ -141,7 +145,7 @@ class Slurm:
                 given = ([job.key for job in part] for part in share)
                 tasks |= dict(zip(ids, given, strict=True))
                 # Known at once: were this process to end here, its arrays would still be found.
-                ledger.write(Submission(folder, tasks))
+                submissions.write(Submission(folder, tasks))
         _say(f"submitted {_arrays(tasks)}: {len(tasks)} tasks, {len(mine)} jobs; logs in {folder}")
         return Submission(folder, tasks)
 

@@ -28,15 +28,27 @@ def check_present() -> None:
 
 
 def states() -> dict[str, str] | None:
-    """Task -> state, e.g. "12_3" -> "RUNNING", of this user's tasks that Slurm has in mind.
+    """Task -> state, e.g. "12_3" -> "RUNNING on n1" or "PENDING (Priority)", of this user's tasks.
 
-    It forgets those that ended some minutes ago. None: it did not answer, which says nothing.
+    Slurm forgets those that ended some minutes ago. None: it did not answer, which says nothing.
     """
-    words = ["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T"]
+    words = ["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N"]
     told = _ask(words)
     if told is None:
         return None
-    return dict(line.split("|", 1) for line in told.splitlines() if "|" in line)
+    rows = [line.split("|") for line in told.splitlines()]
+    return {row[0]: _state(*row[1:]) for row in rows if len(row) == 4}
+
+
+def _state(state: str, why: str, node: str) -> str:
+    if state == "RUNNING":
+        return f"{state} on {node}"
+    return f"{state} ({why})" if state == "PENDING" else state
+
+
+def lives(state: str) -> bool:
+    """Whether a task in this state, as `states` tells it, is queued or running."""
+    return bool(state) and state.partition(" ")[0] not in ENDED
 
 
 def living(known: Iterable[str]) -> set[str] | None:
@@ -44,7 +56,7 @@ def living(known: Iterable[str]) -> set[str] | None:
     said = states()
     if said is None:
         return None
-    return {task for task in known if task in said and said[task] not in ENDED}
+    return {task for task in known if lives(said.get(task, ""))}
 
 
 def last_state(task: str) -> str:

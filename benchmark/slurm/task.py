@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +12,11 @@ from multiprocessing import forkserver, set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
-from benchmark.clock import Clock
-from benchmark.costs import Costs
 from benchmark.errors import BadCheckpoint
 from benchmark.jobs import Job
 from benchmark.launchers.local import PRELOAD
 from benchmark.launching import Launcher, Outcome
-from benchmark.slurm import ledger
+from benchmark.slurm import submissions
 from benchmark.slurm.submitting import submitit
 from benchmark.store import Store, write_atomic
 
@@ -51,7 +51,7 @@ class Task:
                     self._note(outcome)
         except BadCheckpoint as error:
             for job in self.jobs:
-                ledger.note_lost(self.folder, job.key, "bad_input", str(error), None)
+                submissions.note_lost(self.folder, job.key, "bad_input", str(error), None)
         except too_often:
             task = submitit().JobEnvironment().job_id
             why = "it ran out of time too often; raise launcher.time_min or launcher.timeouts"
@@ -63,21 +63,18 @@ class Task:
         return submitit().helpers.DelayedSubmission(self)
 
     def _outcomes(self) -> Iterator[Outcome]:
-        from benchmark.display import Lines
-
         missing = [job for job in self.jobs if not self.store.has(job.stage, job.key)]
         for job in missing:  # of an earlier attempt
             (self.folder / "lost" / f"{job.key}.json").unlink(missing_ok=True)
         blocked = dict(self._blocked(missing))
         yield from blocked.values()
         todo = {job.key: job for job in missing if job.key not in blocked}
-        clock = Clock(todo, Costs(), self.launcher.width)
-        with _deaf_children(), Lines(clock) as screen:
-            yield from self.launcher(todo, self.store, screen)
+        with _deaf_children():
+            yield from self.launcher(todo, self.store, _Log())
 
     def _blocked(self, jobs: list[Job]) -> Iterator[tuple[str, Outcome]]:
         """Jobs that cannot be computed since one they wait for, here or elsewhere, was not."""
-        notes = ledger.lost(self.folder)
+        notes = submissions.lost(self.folder)
         gone: dict[str, tuple[str, Any, str]] = {}
         for key, job in self.needs.items():
             if not self.store.has(job.stage, key):
@@ -90,7 +87,32 @@ class Task:
 
     def _note(self, outcome: Outcome) -> None:
         key, status = outcome.job.key, outcome.status
-        ledger.note_lost(self.folder, key, status, outcome.reason, outcome.culprit)
+        submissions.note_lost(self.folder, key, status, outcome.reason, outcome.culprit)
+
+
+class _Log:
+    """A display for nobody: lines for the log that submitit keeps of the task."""
+
+    def started(self, job: Job) -> None:
+        """A line, with the time."""
+        _say(f"{time.strftime('%H:%M:%S')} {job.label}: started as job {job.key}")
+
+    def progressed(self, job: Job, done: int, total: int) -> None:
+        """Say nothing: a log needs no bars."""
+
+    def noted(self, job: Job, text: str) -> None:
+        """A line."""
+        _say(f"{job.label}: {text}")
+
+    def ended(self, outcome: Outcome) -> None:
+        """A line, with the reason of what was lost."""
+        how = outcome.status + (f": {outcome.reason}" if outcome.reason else "")
+        _say(f"{time.strftime('%H:%M:%S')} {outcome.job.label}: {how}")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 @contextmanager

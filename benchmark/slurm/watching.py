@@ -10,14 +10,14 @@ from benchmark import failures
 from benchmark.errors import BadCheckpoint, BenchError
 from benchmark.jobs import Job
 from benchmark.launching import Display, Outcome, Schedule
-from benchmark.slurm import ledger, queue
-from benchmark.slurm.ledger import Submission
+from benchmark.slurm import queue, submissions
+from benchmark.slurm.submissions import Submission
 from benchmark.store import Store
 
 
 def queued(store: Store) -> list[Submission]:
     """Earlier submissions, with those of their tasks that still are queued or running."""
-    known = ledger.read_all(store)
+    known = submissions.read_all(store)
     alive = queue.living(task for one in known for task in one.tasks)
     if alive is None:
         raise BenchError("squeue does not answer; try again when the cluster's controller is up")
@@ -27,13 +27,13 @@ def queued(store: Store) -> list[Submission]:
     ]
 
 
-def held(jobs: Mapping[str, Job], submissions: Sequence[Submission]) -> list[Submission]:
+def held(jobs: Mapping[str, Job], known: Sequence[Submission]) -> list[Submission]:
     """What queued tasks will compute of some jobs, each job in the last submission that has it.
 
     A job that was lost is not among it, nor one that waits for a job that is not.
     """
     owner = {}
-    for number, one in enumerate(submissions):
+    for number, one in enumerate(known):
         owner |= dict.fromkeys(one.keys(one.tasks) - one.lost().keys(), number)
     keys: set[str] = set()
     for key, job in jobs.items():
@@ -44,11 +44,11 @@ def held(jobs: Mapping[str, Job], submissions: Sequence[Submission]) -> list[Sub
             task: [key for key in given if key in keys and owner[key] == number]
             for task, given in one
         }
-        for number, one in enumerate(one.tasks.items() for one in submissions)
+        for number, one in enumerate(one.tasks.items() for one in known)
     ]
     return [
         Submission(one.folder, {task: given for task, given in tasks.items() if given})
-        for one, tasks in zip(submissions, left, strict=True)
+        for one, tasks in zip(known, left, strict=True)
         if any(tasks.values())
     ]
 

@@ -10,7 +10,7 @@ from benchmark.records import Record
 from benchmark.states import State, told
 
 STATES = ("done", "missing", "failed", "skipped", "not_implanted", "running", "stale")
-UNSAID = ("key", "status", "reason", "log", "age", "attempts", "told")
+UNSAID = ("key", "status", "reason", "log", "age", "attempts", "task", "told")
 
 
 def status(

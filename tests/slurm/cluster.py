@@ -132,7 +132,9 @@ class Cluster:
             for name in names:
                 self._end(name)
         for pid in self.left():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _until(lambda: not self.left(), 20, patient=True)
 
     def lose(self, node: str) -> None:
         """Let a node die: its daemon and everything on it at once, and the controller sees it."""

@@ -51,6 +51,17 @@ class Trouble:
         return Model(dict(base))
 '''
 YAML = "_target_: baselines.merging.trouble.Trouble\nkind: none\nseconds: 0.0\ntag: 0\n"
+EXPERIMENT = """# @package _global_
+# For tests.
+defaults:
+  - override /attack: badnets
+  - override /merge: trouble
+  - override /defense: none
+hydra:
+  sweeper:
+    params:
+      merge.kind: sleep,none
+"""
 SLURM = [
     "launcher=slurm",
     "launcher.poll_s=0.5",
@@ -60,7 +71,7 @@ SLURM = [
     "launcher.parallel=2",
     "launcher.together=2",
     "launcher.time_min=10",
-    "launcher.warning_s=30",
+    "launcher.warning_s=5",
 ]
 
 
@@ -94,6 +105,7 @@ def checkout(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
     (root / "baselines/merging/trouble.py").write_text(TROUBLE)
     (root / "conf/merge/trouble.yaml").write_text(YAML)
+    (root / "conf/experiment/trouble.yaml").write_text(EXPERIMENT)
     return root
 
 
@@ -103,6 +115,7 @@ class Bench:
     def __init__(self, root: Path, cluster: Cluster, store: Path) -> None:
         self.root = root
         self.store = store
+        self.started: list[subprocess.Popen[str]] = []
         self.calls = store.parent / f"{store.name}.calls"
         self.environment = {
             **cluster.environment,
@@ -114,7 +127,7 @@ class Bench:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a command; its standard error is a pipe."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "benchmark", *words],
             cwd=self.root,
             env=self.environment,
@@ -122,6 +135,15 @@ class Bench:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """End what a case that failed has left running."""
+        for process in self.started:
+            if process.returncode is None:
+                process.kill()
+                process.communicate()
 
     def sweep(self, *words: str) -> list[str]:
         """The words of a small sweep."""
@@ -151,13 +173,16 @@ def inline(checkout, cluster, tmp_path_factory) -> Bench:
 
 
 @pytest.fixture
-def bench(inline, checkout, cluster, tmp_path) -> Bench:
+def bench(inline, empty) -> Bench:
     """A copy of that store, so that only what a case adds is computed."""
-    shutil.copytree(inline.store, tmp_path / "store")
-    return Bench(checkout, cluster, tmp_path / "store")
+    shutil.copytree(inline.store, empty.store)
+    return empty
 
 
 @pytest.fixture
-def empty(checkout, cluster, tmp_path) -> Bench:
-    """A store with nothing in it."""
-    return Bench(checkout, cluster, tmp_path / "store")
+def empty(checkout, cluster, tmp_path):
+    """A store with nothing in it; no job and no command outlives its case."""
+    made = Bench(checkout, cluster, tmp_path / "store")
+    yield made
+    made.stop()
+    cluster.ask("scancel", "--me")

@@ -10,6 +10,7 @@ import pytest
 
 from benchmark.records import Record, read_all
 from tests.slurm.conftest import SLURM, Bench
+from tests.small import ATTACKS, WORDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(900)]
 SIDES = 3
@@ -31,7 +32,7 @@ def submitted(text: str) -> list[str]:
     return re.findall(r"\d+", re.findall(r"submitted Slurm arrays? ([\d and]+):", text)[-1])
 
 
-def until(true: Callable[[], object], seconds: float = 120) -> None:
+def until(true: Callable[[], object], seconds: float = 400) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
@@ -80,7 +81,8 @@ def test_a_raising_cell_and_one_that_dies_hard_cost_one_cell_each(bench):
 
 
 def test_ctrl_c_leaves_the_array_and_scancel_costs_one_cell(bench, cluster):
-    words = bench.sweep("merge=trouble", "merge.kind=sleep,none", "merge.seconds=500", *SLURM)
+    cells = ["merge.seconds=500", *WORDS, *ATTACKS]
+    words = ["run", "-m", "experiment=trouble", *cells, *SLURM]
     first = bench.start(*words)
     until(lambda: "sleep 0" in bench.called() and "none 0" in bench.called())
     first.send_signal(signal.SIGINT)
@@ -88,7 +90,10 @@ def test_ctrl_c_leaves_the_array_and_scancel_costs_one_cell(bench, cluster):
     assert left.returncode == 130
     (array,) = set(submitted(left.stderr))
     assert f"`scancel {array}` ends it" in left.stderr
-    assert f"{array}_0" in running(cluster)
+    node = running(cluster)[f"{array}_0"]
+    status = bench.run("status", "trouble", *cells)
+    (log,) = bench.store.glob(f"slurm/*/{array}_0_0_log.err")
+    assert f"; Slurm task {array}_0 RUNNING on {node}; log {log}" in status.stdout
     # The same command finds it again and submits nothing.
     second = bench.start(*words)
     until(lambda: (bench.store / "records").exists() and "none 0" in trouble(bench))
@@ -106,27 +111,36 @@ def test_ctrl_c_leaves_the_array_and_scancel_costs_one_cell(bench, cluster):
     assert done.returncode == 1
 
 
-def test_a_task_out_of_time_is_queued_again_and_goes_on_where_it_was(bench, cluster):
-    """Three merges of 35 s each do not fit into one minute; they do into several."""
-    extra = ["merge.kind=sleep", "merge.seconds=35", "launcher.time_min=1", "launcher.warning_s=5"]
-    done = bench.run(*bench.sweep("merge=trouble", *SLURM, *extra))
+def logs(bench: Bench, task: str) -> str:
+    """What a task has printed, in all its attempts."""
+    return "".join(path.read_text() for path in bench.store.glob(f"slurm/*/{task}_0_log.*"))
+
+
+def test_a_task_told_that_time_is_up_is_queued_again_and_goes_on_where_it_was(bench, cluster):
+    extra = ["merge.kind=sleep", "merge.seconds=15", "launcher.together=1"]
+    process = bench.start(*bench.sweep("merge=trouble", *SLURM, *extra))
+    until(lambda: len(bench.called()) == 2)  # of the three merges one is done and one is running
+    (task,) = running(cluster)
+    cluster.ask("scancel", "--signal=USR2", task)  # as Slurm does before the limit
+    done = bench.finish(process)
     assert done.returncode == 0, done.stderr
     (record,) = trouble(bench).values()
     assert record.status == "done"
-    assert cluster.ask("squeue", "-h") == ""
-    (array,) = submitted(done.stderr)
-    logs = "".join(path.read_text() for path in bench.store.glob(f"slurm/*/{array}*_log.err"))
-    assert "Requeued job" in logs
-    # A merge that was done is not done again; one that time cut short is.
-    begun = len(bench.called())
-    assert SIDES < begun <= SIDES + 3
+    assert logs(bench, task).count("Requeued job") == 1
+    # Only the merge that was running is begun again, and no worker's death was taken for a cell's.
+    assert len(bench.called()) == SIDES + 1
+    assert not list(bench.store.glob("slurm/*/lost/*"))
+    states = cluster.ask("sacct", "-n", "-X", "-P", "-D", "-j", task, "-o", "State")
+    assert states.splitlines() == ["REQUEUED", "COMPLETED"]
 
 
-def test_a_task_that_never_fits_gives_up_with_a_reason(bench):
-    extra = ["merge.kind=sleep", "merge.seconds=500", "launcher.time_min=1"]
-    extra += ["launcher.warning_s=50", "launcher.timeouts=0", "launcher.together=1"]
+def test_a_task_that_never_fits_is_tried_as_often_as_asked_and_says_why(bench):
+    extra = ["merge.kind=sleep", "merge.seconds=500", "launcher.time_min=2"]
+    extra += ["launcher.timeouts=1", "launcher.together=1"]
     done = bench.run(*bench.sweep("merge=trouble", *SLURM, *extra))
     assert done.returncode == 1
+    (task,) = submitted(done.stderr)
+    assert logs(bench, task).count("Requeued job") == 1
     (record,) = trouble(bench).values()
     assert "out of time too often; raise launcher.time_min" in (record.reason or "")
 
