@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test test-slow test-slurm lint clean results oracles bench
+.PHONY: demo test test-slow test-sweeps test-slurm lint clean results oracles bench
 
 demo: $(READY)            ## the embedded experiment: table, csv and HTML report in ./demo
 	$(BIN)/lfpm-bench demo
@@ -16,6 +16,9 @@ test: $(READY)            ## the whole fast suite
 
 test-slow: $(READY)       ## minutes to an hour: re-create the weights, other seeds, kill and restart
 	$(BIN)/python -m pytest -n 2 -m 'slow and not slurm' --timeout 5400
+
+test-sweeps: $(READY)     ## a sweep of 1,000 made-up cells, two runs at once, ten of them killed (minutes)
+	$(BIN)/python -m pytest -m slow -v --durations=1 tests/test_sweeps.py
 
 # Root starts the daemons, on loopback and below one folder in /tmp; all of them are stopped again.
 test-slurm: $(READY)      ## launcher=slurm on a real Slurm of two nodes; installs it by apt-get (210 MB) where missing

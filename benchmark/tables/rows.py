@@ -253,13 +253,20 @@ def _with_missing(made: Sequence[Row], absent: Sequence[Mapping[str, Any]]) -> l
 def differing(cells: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
     """Per (names, config), the values that differ from those of cells with the same names."""
     flat = [dict(_flatten(config)) for _, config in cells]
-    texts = []
-    for (names, _), values in zip(cells, flat, strict=True):
-        same = [other for (one, _), other in zip(cells, flat, strict=True) if one == names]
-        keys = sorted({key for other in same for key in other})
-        differ = [key for key in keys if len({other.get(key, "") for other in same}) > 1]
-        texts.append(", ".join(f"{key}={values.get(key, 'absent')}" for key in differ))
-    return texts
+    groups = [canonical(names) for names, _ in cells]
+    same: dict[str, list[dict[str, str]]] = {}
+    for group, values in zip(groups, flat, strict=True):
+        same.setdefault(group, []).append(values)
+    differ = {group: _differing_keys(those) for group, those in same.items()}
+    return [
+        ", ".join(f"{key}={values.get(key, 'absent')}" for key in differ[group])
+        for group, values in zip(groups, flat, strict=True)
+    ]
+
+
+def _differing_keys(flat: Sequence[Mapping[str, str]]) -> list[str]:
+    keys = sorted({key for values in flat for key in values})
+    return [key for key in keys if len({values.get(key, "") for values in flat}) > 1]
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
