@@ -25,6 +25,8 @@ WORDS = [
     "finetune.batch=16",
     "budget.images=12",
     "budget.passes=600",
+    "setting.trigger_steps=3",  # of the attacks, the longest stage by far
+    "setting.attack_epochs=1",
 ]
 ATTACKS = ["attack.min_asr=0"]
 
