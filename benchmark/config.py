@@ -96,6 +96,8 @@ def _expand(argv: Sequence[str]) -> list[dict[str, Any]] | None:
             every = [*parser.parse_overrides(params), *swept]
             if any(one.package is not None for one in (*fixed, *every)):
                 return None  # merge@merge.inner=ties: `key_or_group` would be the merge itself
+            if {one.key_or_group for one in fixed} & {one.key_or_group for one in swept}:
+                return None  # seed=5 seed=0,1: the later word holds
             axes = {one.key_or_group: _axis(one) for one in every}
             last = {one.key_or_group: one.value() for one in fixed}
     except (HydraException, OmegaConfBaseException):

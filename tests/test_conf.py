@@ -131,6 +131,7 @@ SWEEPS = {
     "merge=lines merge@merge.inner=ties seed=0,1": False,
     "merge=lines merge@merge.inner=ties,simple_average": False,
     "suite=mini,mini_6": False,
+    "seed=5 seed=0,1": False,
     "dataset.signs.seed=1,2": False,
 }
 
