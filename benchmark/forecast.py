@@ -105,8 +105,9 @@ def forecast_text(made: Forecast) -> str:
         f"{count} {state.replace('_', ' ')}" for state, count in sorted(made.states.items())
     )
     lines = [
-        f"{made.cells} cells: {states} (store {made.store})",
-        f"to compute: {made.todo} cells, {sum(share.jobs for share in made.shares)} jobs",
+        f"{_count(made.cells, 'cell')}: {states} (store {made.store})",
+        f"to compute: {_count(made.todo, 'cell')}, "
+        f"{_count(sum(share.jobs for share in made.shares), 'job')}",
     ]
     lines += [f"  {_line(share)}" for share in made.shares]
     if not made.shares:
@@ -120,7 +121,9 @@ def forecast_text(made: Forecast) -> str:
         )
     if unknown := sum(share.unknown for share in made.shares):
         by_hand = sum((share.arithmetic for share in made.shares), Cost())
-        lines.append(f"never measured here, {unknown} jobs, by arithmetic: {said(by_hand)}")
+        lines.append(
+            f"never measured here, {_count(unknown, 'job')}, by arithmetic: {said(by_hand)}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -129,6 +132,10 @@ def _line(share: Share) -> str:
     cost = f"{duration(share.seconds)}, {_size(share.size)}" if known else "never measured here"
     unknown = f", {share.unknown} never measured here" if known and share.unknown else ""
     return f"{share.stage:<12} {share.jobs:>6}  {cost}{unknown}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _size(size: float) -> str:
