@@ -1,6 +1,7 @@
 """One cluster for all cases, and a checkout with a merge that gets into trouble when told to."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -109,6 +110,11 @@ def checkout(tmp_path_factory) -> Path:
     return root
 
 
+def _hear_ctrl_c() -> None:
+    """A command started in the background of a shell, or by one that was, is deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Bench:
     """`python -m benchmark` on a store, with the cluster's address in its environment."""
 
@@ -134,6 +140,7 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_hear_ctrl_c,
         )
         self.started.append(process)
         return process
