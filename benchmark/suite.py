@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +32,7 @@ class Suite:
     """
 
     version: ClassVar[int] = 1
+    neutral: ClassVar[Mapping[str, Any]] = {"precision": None}
     tasks: Annotated[tuple[str, ...], Field(min_length=2)]
     clean_images: Annotated[int, Field(ge=1)] | None
     flip_images: Annotated[int, Field(ge=1)]

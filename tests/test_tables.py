@@ -427,3 +427,31 @@ def test_tables_start_without_heavy_imports() -> None:
         "sys.exit(', '.join(bad & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_option_given_later_does_not_part_a_cell_from_its_other_seeds() -> None:
+    from benchmark.components import filled, option
+    from benchmark.listing import default_budget
+    from benchmark.tables.alike import telling
+
+    after = {
+        "backbone": option("backbone", "mini"),
+        "finetune": filled(option("finetune", "mini"), default_budget()[1]),
+        "suite": {**option("suite", "mini"), "precision": None},
+        "seed": 1,
+    }
+    later = {"backbone": ("name", "precision", "micro_batch", "compiled"), "finetune": ("crop",)}
+    before = {
+        group: {k: v for k, v in node.items() if k not in (*later.get(group, ()), "precision")}
+        for group, node in after.items()
+        if group != "seed"
+    }
+    assert telling({**before, "seed": 0}) == telling(after)
+    for group, name, value in (
+        ("backbone", "precision", "bfloat16"),
+        ("finetune", "crop", 0.5),
+        ("suite", "precision", "bfloat16"),
+    ):
+        assert telling({**after, group: {**after[group], name: value}}) != telling(after)
+    unkeyed = {**after, "backbone": {**after["backbone"], "micro_batch": 8}}
+    assert telling(unkeyed) == telling(after)

@@ -12,6 +12,7 @@ from benchmark import records as files
 from benchmark.errors import BenchError
 from benchmark.records import Record
 from benchmark.store import canonical
+from benchmark.tables.alike import telling
 from benchmark.tables.metrics import COSTS, METRICS, UNDEFENDED, costs, line, measures
 from benchmark.tables.stats import Stat, over_seeds
 
@@ -152,11 +153,7 @@ def _derived(record: Record, name: str, control: str, sees: str) -> Record:
 
 
 def _cell(record: Record) -> str:
-    return canonical([dict(record.names), _without_seed(record.config)])
-
-
-def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "seed"}
+    return canonical([dict(record.names), telling(record.config)])
 
 
 def setting_of(config: Mapping[str, Any]) -> str:
@@ -193,7 +190,7 @@ def _row(group: Sequence[Record], variant: str) -> Row:
         stats={name: stat for name, stat in numbers.items() if stat is not None},
         costs={name: _mean([each[name] for each in spent]) for name in COSTS},
         setting=setting_of(group[0].config),
-        config=_without_seed(group[0].config),
+        config={key: value for key, value in group[0].config.items() if key != "seed"},
         records=tuple(done),
     )
 
@@ -252,7 +249,7 @@ def _with_missing(made: Sequence[Row], absent: Sequence[Mapping[str, Any]]) -> l
 
 def differing(cells: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
     """Per (names, config), the values that differ from those of cells with the same names."""
-    flat = [dict(_flatten(config)) for _, config in cells]
+    flat = [dict(_flatten(telling(config))) for _, config in cells]
     groups = [canonical(names) for names, _ in cells]
     same: dict[str, list[dict[str, str]]] = {}
     for group, values in zip(groups, flat, strict=True):
@@ -274,5 +271,5 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
         name = prefix if key == "values" and prefix else f"{prefix}.{key}".lstrip(".")
         if isinstance(value, Mapping):
             yield from _flatten(value, name)
-        elif name != "seed":
+        else:
             yield name, value if isinstance(value, str) else canonical(value)
