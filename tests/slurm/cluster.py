@@ -151,7 +151,8 @@ class Cluster:
     def restore(self, node: str) -> None:
         """Start the node's daemon again and wait until it may be used."""
         self._run("slurmd", "-N", node)
-        self.ask("scontrol", "update", f"nodename={node}", "state=resume")
+        with contextlib.suppress(subprocess.CalledProcessError):  # it may have resumed by itself
+            self.ask("scontrol", "update", f"nodename={node}", "state=resume")
         _until(lambda: self.ask("sinfo", "-h", "-p", "debug", "-t", "idle", "-o", "%D") == "2", 60)
 
     def left(self) -> set[int]:
