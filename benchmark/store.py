@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Artifact = tuple[dict[str, "Tensor"], dict[str, Any]]
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 WAIT = 0.2  # seconds between two looks at what another process is computing
 
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def key_of(stage: str, version: int, inputs: Mapping[str, Any]) -> str:
