@@ -123,7 +123,7 @@ def test_the_page_shows_losses_and_what_failed():
         row("ties", "all", "ours", 1.0),
     ]
     setting = {
-        "quick": False, "tasks": 8, "threads": 2, "parameters": 10, "minutes": 1.0,
+        "quick": False, "rounds": 3, "tasks": 8, "threads": 2, "parameters": 10, "minutes": 1.0,
         "machine": "m", "peers": [],
     }  # fmt: skip
     report = {

@@ -31,6 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny weights, one round: a test")
     parser.add_argument("--alone", action="store_true", help="without the peers")
     parser.add_argument("--minutes", type=float, default=90, help="after which nothing starts")
+    parser.add_argument("--rounds", type=int, help="processes for each, at most")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch")
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -43,9 +44,11 @@ def main(words: Sequence[str] | None = None) -> int:
         models = [str(path) for path in written(tower, asked.tasks, folder)]
         pythons = {OURS: Path(sys.executable), **{peer: ready(peer) for peer in peers}}
         bench = Bench(folder, models, asked.threads, pythons, started + 60 * asked.minutes)
-        rows = [row for job in JOBS for row in bench.rows(job, 1 if asked.quick else job.rounds)]
+        most = 1 if asked.quick else asked.rounds or max(job.rounds for job in JOBS)
+        rows = [row for job in JOBS for row in bench.rows(job, min(most, job.rounds))]
     setting = {
         "quick": asked.quick,
+        "rounds": most,
         "tasks": asked.tasks,
         "threads": asked.threads,
         "parameters": tower.count(),

@@ -79,7 +79,8 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     lines = [
         "# Speed and memory of merges",
         "",
-        f"`make bench{' --quick' if setting['quick'] else ''}` at commit "
+        f"`make bench{' --quick' if setting['quick'] else ''}`, {setting['rounds']} at most of "
+        "each process, at commit "
         f"{str(report['commit'])[:10]}: {setting['parameters']:,} parameters of random weights, "
         f"T = {setting['tasks']}, "
         f"{setting['threads']} threads, {setting['minutes']:.0f} minutes on {setting['machine']}. "
