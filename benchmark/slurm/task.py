@@ -69,7 +69,7 @@ class Task:
         blocked = dict(self._blocked(missing))
         yield from blocked.values()
         todo = {job.key: job for job in missing if job.key not in blocked}
-        with _deaf_children():
+        with _deaf_children(), _patient():
             yield from self.launcher(todo, self.store, _Log())
 
     def _blocked(self, jobs: list[Job]) -> Iterator[tuple[str, Outcome]]:
@@ -128,3 +128,23 @@ def _deaf_children() -> Iterator[None]:
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
     yield
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Do nothing more once told to make room, until Slurm ends this process.
+
+    It kills a task's processes one after the other: workers that go first would look like cells
+    that die hard, while they are only queued again.
+    """
+
+    def wait(*_: Any) -> None:
+        _say(f"{time.strftime('%H:%M:%S')} told to make room: nothing more is started or noted")
+        while True:
+            signal.pause()
+
+    before = signal.signal(signal.SIGTERM, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
