@@ -178,11 +178,10 @@ def _born(pid: int) -> str | None:
 def _number_in_use(pid: int) -> str | None:
     """Where there is no /proc, that a process has this number is all that can be asked."""
     try:
-        os.kill(pid, 0)
+        with contextlib.suppress(PermissionError):  # it is there, and somebody else's
+            os.kill(pid, 0)
     except ProcessLookupError:
         return None
-    except PermissionError:
-        pass  # it is there, and somebody else's
     return ""
 
 

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -120,3 +122,16 @@ def test_only_one_of_many_holds_a_claim(tmp_path):
         one.join()
     assert (tmp_path / "number").read_text() == "60"
     assert list((tmp_path / "claims").iterdir()) == []
+
+
+def test_without_proc_a_process_number_in_use_counts_as_alive(monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert claims._number_in_use(os.getpid()) == ""
+    assert claims._number_in_use(ended.pid) is None
+
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refused)  # somebody else's process: it is there
+    assert claims._number_in_use(1) == ""
