@@ -30,10 +30,7 @@ from benchmark.worker_entry import enter
 
 PRELOAD = ["benchmark.worker", "open_clip.model", "open_clip.tokenizer"]
 SERVER_GONE = 255
-"""Exit code of a worker whose fork server died before it: nobody saw how it ended itself.
-
-So it is when Slurm kills all processes of a task that it preempts, one after the other.
-"""
+"""Exit code of a worker whose fork server died before it: nobody saw how it ended itself."""
 
 
 @component
@@ -168,10 +165,8 @@ class Pool:
         if self.store.has(one.job.stage, one.job.key):
             return Outcome(one.job, "done")
         if one.last is None:
-            code = one.process.exitcode or 0
-            reason = f"its process died ({_death(code)})"
-            if code != SERVER_GONE:
-                failures.note(self.store, one.job, reason)
+            reason = f"its process died ({_death(one.process.exitcode or 0)})"
+            failures.note(self.store, one.job, reason)
             return Outcome(one.job, "failed", reason)
         return Outcome(one.job, one.last[0], one.last[1])
 
