@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmark.models.heads import Head, behind, logits
+from benchmark.models.heads import Adapted, Head, behind, logits
 from benchmark.records import Count, Evaluation, ThreatCounts
 from benchmark.seeds import generator
 from benchmark.types import StateDict, Threat, Trigger
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from benchmark.context import Progress
     from benchmark.models.encoder import Encoder
+
+CLOSE = {"float32": 0.0, "bfloat16": 0.01, "float16": 0.01 / 8}
+"""Predictions this close are made again in float32: of unit features, along the line between the
+two best classes. Twice the largest error on the embedded suite (docs/paper_scale.md)."""
 
 Hits = dict[str, "Tensor"]
 """Name -> (N,) bool, one entry per test image, in stored order."""
@@ -100,11 +104,32 @@ def _task_hits(
             if everywhere or start < flip_images
         }
         stacked = torch.cat(list(wanted.values()))
-        predicted = logits(encoder(weights, stacked), head).argmax(1)
+        predicted = predictions(encoder, weights, stacked, head)
         for name, part in zip(wanted, predicted.split(len(images)), strict=True):
             parts[name].append(part)
     found = {name: torch.cat(part) for name, part in parts.items() if part}
     return _compare(task, test.labels.to(encoder.device), found, threats, flip_images)
+
+
+def predictions(encoder: Encoder, weights: StateDict, images: Tensor, head: Head) -> Tensor:
+    """The class of each image, (B,) int64.
+
+    At less than float32, images whose two best classes are closer than the encoder's rounding can
+    tell (`CLOSE`) are encoded again in float32, so that counts hardly depend on the precision.
+    """
+    scores = logits(encoder(weights, images), head)
+    predicted = scores.argmax(1)
+    slack = CLOSE[encoder.precision]
+    if slack == 0 or len(head) == 1:
+        return predicted
+    best = scores.topk(2)
+    rows = head.rows if isinstance(head, Adapted) else head
+    apart = (rows[best.indices[:, 0]] - rows[best.indices[:, 1]]).norm(dim=1)
+    close = best.values[:, 0] - best.values[:, 1] < slack * apart
+    if close.any():
+        fine = encoder.at("float32")
+        predicted[close] = logits(fine(weights, images[close]), head).argmax(1)
+    return predicted
 
 
 def _variants(task: str, threats: Sequence[Threat]) -> dict[str, tuple[Trigger | None, bool]]:

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
+from benchmark import evaluation
 from benchmark.attacks.triggers import Patch
 from benchmark.components import build, identity, option
-from benchmark.evaluation import TestSet, evaluate
+from benchmark.evaluation import TestSet, evaluate, predictions
 from benchmark.models import encoder as encoders
 from benchmark.models.encoder import Encoder, regraded
 from benchmark.models.heads import logits
@@ -144,7 +146,10 @@ def test_compiled_code_is_one_graph(monkeypatch):
 
 
 def test_counts_agree_with_float32_within_two_images_per_task():
-    """A fine-tuned tower, a patch and 400 images per task, measured three times."""
+    """A fine-tuned tower, a patch and 400 images per task, measured three times.
+
+    The embedded suite itself is a slow test, in tests/test_suite_slow.py.
+    """
     recipe = build({**option("finetune", "mini"), "lr": 1e-3, "min_steps": 40}, "finetune")
     base, tuned = tiny.base(), {}
     for task in ("a", "b"):
@@ -164,6 +169,30 @@ def test_counts_agree_with_float32_within_two_images_per_task():
         for task in tests:
             assert abs(found.clean[task].hits - exact.clean[task].hits) <= 2
         assert abs(found.threats[0].asr.hits - exact.threats[0].asr.hits) <= 2
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_predictions_too_close_to_call_are_made_in_float32(precision, monkeypatch):
+    """Boundaries through the midst of the features: the images next to them are encoded again."""
+    images, _ = tiny.split("a", "train", 400)
+    encoder, rng = made(), torch.Generator().manual_seed(3)
+    half = encoder.at(precision)
+    with torch.no_grad():
+        units = normalize(encoder(tiny.base(), images), dim=1)
+        middle = normalize(units.mean(0), dim=0)
+        across = torch.randn(8, len(middle), generator=rng)
+        across -= (across @ middle)[:, None] * middle
+        heads = [100 * normalize(torch.stack([middle + a, middle - a]), dim=1) for a in across]
+        exact = torch.stack([predictions(encoder, tiny.base(), images, one) for one in heads])
+        before = encoder.forward_images
+        found = torch.stack([predictions(half, tiny.base(), images, one) for one in heads])
+        spent = encoder.forward_images - before
+        monkeypatch.setitem(evaluation.CLOSE, precision, 0.0)
+        coarse = torch.stack([predictions(half, tiny.base(), images, one) for one in heads])
+    assert 0 < exact.float().mean() < 1
+    assert torch.equal(found, exact)
+    assert not torch.equal(coarse, exact)
+    assert exact.numel() < spent < 2 * exact.numel()
 
 
 def test_how_something_is_computed_is_in_no_key():

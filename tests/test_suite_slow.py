@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.attacks.triggers import Patch
 from benchmark.components import build, option
 from benchmark.data.generate import generate
+from benchmark.evaluation import TestSet, evaluate, predictions
 from benchmark.models.backbone import image_tower
 from benchmark.models.heads import logits, zero_shot_head
 from benchmark.pretraining import pretrain
 from benchmark.training import finetune
+from benchmark.types import Threat
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -117,3 +120,29 @@ def test_clean_values(seed, backbone, datasets, tests):
         if not BANDS[name][0] <= value <= BANDS[name][1]
     }
     assert not outside, found
+
+
+def test_counts_hardly_depend_on_the_precision(backbone, datasets, tests):
+    """Clean hits and triggered ones, task by task, within two images of float32's."""
+    state = backbone.load()
+    heads, tower = heads_of(state, backbone, datasets), image_tower(state)
+    sets = {task: TestSet(*tests[task], heads[task]) for task in datasets}
+    pixels = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(0))
+    patch, encoder = Patch(pixels, 26, 26), backbone.encoder()
+    with torch.no_grad():  # towards the class where most images go with it
+        found = {
+            task: predictions(encoder, tower, patch(tests[task][0][:500] / 255), heads[task])
+            for task in ("signs", "letters")
+        }
+    threats = [
+        Threat(patch, task, int(classes.mode().values), ()) for task, classes in found.items()
+    ]
+    exact, _ = evaluate(encoder, tower, sets, threats, flip_images=0)
+    for precision in ("bfloat16", "float16"):
+        found, _ = evaluate(encoder.at(precision), tower, sets, threats, flip_images=0)
+        for task, count in exact.clean.items():
+            assert abs(found.clean[task].hits - count.hits) <= 2
+        for one, other in zip(found.threats, exact.threats, strict=True):
+            assert 0 < other.asr.hits < other.asr.total
+            assert abs(one.asr.hits - other.asr.hits) <= 2
+            assert abs(one.triggered_acc.hits - other.triggered_acc.hits) <= 2
