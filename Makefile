@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test test-slow test-sweeps test-slurm lint clean results oracles bench
+.PHONY: demo test test-slow test-sweeps test-slurm test-extras lint clean results oracles bench
 
 demo: $(READY)            ## the embedded experiment: table, csv and HTML report in ./demo
 	$(BIN)/lfpm-bench demo
@@ -24,6 +24,9 @@ test-sweeps: $(READY)     ## a sweep of 1,000 made-up cells, two runs at once, t
 test-slurm: $(READY)      ## launcher=slurm on a real Slurm of two nodes; installs it by apt-get (210 MB) where missing
 	$(BIN)/python -m tests.slurm.cluster install
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -p no:cacheprovider -m slurm -x tests/slurm
+
+test-extras: $(READY)     ## what only other packages can check: transformers, peft, pyarrow, h5py, scipy (in .oracles/)
+	$(BIN)/python -m tests.extras
 
 lint: $(READY)            ## format, lint, types, import contracts
 	$(BIN)/ruff format --check

@@ -84,7 +84,7 @@ def _weights_only(target: str, seed: int) -> Context:
 
 
 def run(words: Sequence[str]) -> Record:
-    """Run one cell, as `lfpm-bench run WORDS` does, and return its record.
+    """Run one cell, as `lfpm-bench run WORDS` does, shown by its tracker; return its record.
 
     Call it below `if __name__ == "__main__":` in a script: it starts worker processes.
     """
@@ -92,9 +92,12 @@ def run(words: Sequence[str]) -> Record:
     from benchmark.cell import cell_from
     from benchmark.display import display
     from benchmark.store import Store
+    from benchmark.tracking.settings import tracker_from
 
     plan = config.plan(words)
     if plan is None or len(plan.configs) != 1:
         raise BenchError(f"{list(words)} is not one cell; sweeps belong on the command line")
     cell, store = cell_from(plan.configs[0]), Store(plan.runtime["store"])
-    return pipeline.run([cell], store, plan.runtime["launcher"], display).records[0]
+    with tracker_from(plan.runtime["tracker"]).opened(store, words) as tell:
+        done = pipeline.run([cell], store, plan.runtime["launcher"], display, tell=tell)
+    return done.records[0]

@@ -123,23 +123,36 @@ def summed(piece: Piece, rows: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def stacks(
-    base: StateDict,
-    experts: Sequence[Expert],
-    change: Change | None = None,
-    size: int | None = PIECE,
-    zeros: int = 0,
-) -> Iterator[Tensor]:
-    """The task vectors of every piece in order, as (T,n) float64, and then `zeros` columns of 0."""
+def rows_of(
+    base: StateDict, experts: Sequence[Expert], change: Change | None = None, zeros: int = 0
+) -> Iterator[list[Tensor]]:
+    """The task vectors of every piece in order, T times (n,) float64, and then `zeros` zeros."""
     import torch
 
-    for piece in pieces(base, size):
+    for piece in pieces(base):
         start = entries(base, piece)
-        rows = [entries(expert.weights, piece).sub_(start) for expert in experts]
-        changed = [change(i, piece, row) for i, row in enumerate(rows)] if change else rows
-        yield torch.stack(changed)
+        rows = (entries(expert.weights, piece).sub_(start) for expert in experts)
+        yield [change(i, piece, row) if change else row for i, row in enumerate(rows)]
     for begin in range(0, zeros, PIECE):
-        yield torch.zeros(len(experts), min(PIECE, zeros - begin), dtype=torch.float64)
+        yield [torch.zeros(min(PIECE, zeros - begin), dtype=torch.float64)] * len(experts)
+
+
+def thinned(
+    base: StateDict, experts: Sequence[Expert], step: int, zeros: int = 0
+) -> Iterator[list[Tensor]]:
+    """Every `step`-th entry of what `rows_of` gives, at the cost of these alone."""
+    import torch
+
+    skip = 0
+    for name in sorted(base):
+        if base[name].is_floating_point():
+            first, *others = (
+                one[name].detach().reshape(-1)[skip::step].double()
+                for one in (base, *(expert.weights for expert in experts))
+            )
+            yield [other - first for other in others]
+            skip = (skip - base[name].numel()) % step
+    yield [torch.zeros(len(range(skip, zeros, step)), dtype=torch.float64)] * len(experts)
 
 
 def check_experts(base: StateDict, experts: Sequence[Expert], finite: bool = True) -> None:

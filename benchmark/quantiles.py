@@ -6,13 +6,16 @@ all numbers counts what lies outside the bracket and keeps what lies inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    Rows = Sequence[Tensor] | Tensor
+    """T rows (n,), or (T,n)."""
 
 SAMPLE = 2**16
 """Numbers of a row that are sampled, at least; a row of fewer is ranked as it is."""
@@ -28,23 +31,38 @@ def kept(share: float, count: int) -> int:
     return int(Fraction(str(share)) * count)
 
 
+class Ranked(NamedTuple):
+    """A number of a row: how many of the row are larger, and how many are equal, itself counted."""
+
+    value: float
+    larger: int
+    equal: int
+
+
 def nth_smallest(
-    parts: Callable[[], Iterable[Tensor]], count: int, rank: int
-) -> list[tuple[float, int]]:
+    parts: Callable[[], Iterable[Rows]],
+    count: int,
+    rank: int,
+    thin: Callable[[int], Iterable[Rows]] | None = None,
+) -> list[Ranked]:
     """Of each of T rows, the number that has `rank` others before it in ascending order.
 
     Two passes over the rows, rarely more. Beside the sample about 2 % of the numbers are held; more
     where many are equal to each other, close to the one sought and not equal to it.
 
     Args:
-        parts: gives the rows, cut into tensors (T,n) without NaN, anew at each call.
+        parts: gives the rows, cut into T tensors (n,) or one (T,n), without NaN, anew at each call.
         count: the length of a row, P.
         rank: 0 is the smallest, P - 1 the largest.
+        thin: gives every so-many-th number of each row, for a sample; where making few numbers
+            costs less than making all, this spares a pass.
 
     Returns:
-        Per row the number, exactly as it stands there, and how many of the row are larger.
+        Per row the number, exactly as it stands there.
     """
-    sample = _sampled(parts(), max(1, count // SAMPLE)).sort(dim=1).values
+    step = max(1, count // SAMPLE)
+    taken = _every(parts(), step) if thin is None else thin(step)
+    sample = _joined(taken).sort(dim=1).values
     size = sample.shape[1]
     # Of a sample that is the whole row, the bracket is its one number.
     middle, half = rank / count * size, WIDTH * size**0.5 if size < count else 0.0
@@ -60,15 +78,19 @@ def nth_smallest(
         half = 8 * half + 1
 
 
-def _sampled(parts: Iterable[Tensor], step: int) -> Tensor:
+def _every(parts: Iterable[Rows], step: int) -> Iterator[list[Tensor]]:
     """Every `step`-th number of each row, across the parts."""
+    skip = 0
+    for part in parts:
+        yield [row[skip::step].clone() for row in part]  # a view would keep the part in memory
+        skip = (skip - len(part[0])) % step
+
+
+def _joined(parts: Iterable[Rows]) -> Tensor:
+    """The rows as one tensor."""
     import torch
 
-    found, skip = [], 0
-    for part in parts:
-        found.append(part[:, skip::step].clone())  # a view would keep the whole part in memory
-        skip = (skip - part.shape[1]) % step
-    return torch.cat(found, dim=1)
+    return torch.stack([torch.cat(row) for row in zip(*parts, strict=True)])
 
 
 def _at(ascending: Tensor, place: float) -> list[float]:
@@ -93,28 +115,30 @@ class _Bracket:
 
     def add(self, numbers: Tensor) -> None:
         """Count what lies outside or on the ends, keep what lies strictly inside."""
-        over = numbers > self.low
-        inside = numbers[over & (numbers < self.high)]
-        higher, below = (int(x.count_nonzero()) for x in (over, numbers < self.low))
-        above = int((numbers > self.high).count_nonzero())
-        self.inside.append(inside)
-        self.below += below
-        self.at_low += len(numbers) - below - higher
-        self.at_high += higher - len(inside) - above
-        self.above += above
+        within = numbers >= self.low
+        reached = int(within.count_nonzero())
+        few = numbers[within.logical_and_(numbers <= self.high)]
+        at_low = few == self.low
+        at_high = (few == self.high).logical_and_(~at_low)  # where the ends are one, it is low
+        self.inside.append(few[~(at_low | at_high)])
+        self.below += len(numbers) - reached
+        self.at_low += int(at_low.count_nonzero())
+        self.at_high += int(at_high.count_nonzero())
+        self.above += reached - len(few)
 
-    def find(self, rank: int) -> tuple[float, int] | None:
-        """The number at a rank and how many are larger; None where it is outside."""
+    def find(self, rank: int) -> Ranked | None:
+        """The number at a rank; None where it is outside."""
         import torch
 
         inside = torch.cat(self.inside)
         at = rank - self.below
         larger = len(inside) + self.at_high + self.above
         if 0 <= at < self.at_low:
-            return self.low, larger
+            return Ranked(self.low, larger, self.at_low)
         at -= self.at_low
         if 0 <= at < len(inside):
             value = float(inside.kthvalue(at + 1).values)
-            return value, int((inside > value).count_nonzero()) + self.at_high + self.above
+            larger, equal = (int(x.count_nonzero()) for x in (inside > value, inside == value))
+            return Ranked(value, larger + self.at_high + self.above, equal)
         at -= len(inside)
-        return (self.high, self.above) if 0 <= at < self.at_high else None
+        return Ranked(self.high, self.above, self.at_high) if 0 <= at < self.at_high else None

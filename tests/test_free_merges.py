@@ -13,14 +13,14 @@ from torch import Tensor
 
 from baselines.merging.breadcrumbs import middling
 from baselines.merging.consensus import consensus, tall_masks
-from baselines.merging.dare_ta import dropped
+from baselines.merging.dare_ta import Dropping, dropped
 from baselines.merging.model_stock import ratio
 from baselines.merging.pcb import Variant, pcb
 from baselines.merging.ties import ties
 from benchmark.algebra import flatten, task_vector, unflatten
 from benchmark.components import build, option
 from benchmark.errors import BenchError
-from benchmark.pieces import count_entries, pieces, untrained
+from benchmark.pieces import count_entries, pieces, rows_of, thinned, untrained
 from benchmark.seeds import generator
 from benchmark.types import Expert
 from tests import tiny
@@ -99,6 +99,15 @@ def test_pieces_cover_every_floating_entry_once_in_order():
     assert [(one.name, one.stop) for one in pieces(base, None)] == [("a", 6), ("b", 5)]
 
 
+@given(st.integers(1, 30), st.integers(0, 40))
+def test_a_thin_sample_is_every_so_many_th_entry_of_the_rows(step, zeros):
+    rows = [torch.cat(parts) for parts in zip(*rows_of(BASE, EXPERTS, zeros=zeros), strict=True)]
+    few = [torch.cat(parts) for parts in zip(*thinned(BASE, EXPERTS, step, zeros), strict=True)]
+    assert len(rows[0]) == count_entries(BASE) + zeros
+    for row, some in zip(rows, few, strict=True):
+        assert torch.equal(some, row[::step])
+
+
 # -- DARE
 
 
@@ -117,6 +126,22 @@ def test_dare_keeps_the_share_it_says_and_the_expectation():
     share = float((thin != 0).double().mean())
     assert abs(share - 0.1) < 4 * (0.09 / 100_000) ** 0.5
     assert float(thin.mean()) == pytest.approx(2, rel=0.04)
+
+
+@given(st.integers(1, 60), st.integers(0, 10**6))
+def test_a_mask_does_not_depend_on_pieces(size, seed):
+    """In order, in another order, and passed over twice: as the whole tensor at once."""
+    base = {"a": torch.zeros(40), "b": torch.zeros(3, 17)}
+    expert = Expert("t", {name: torch.ones_like(value) for name, value in base.items()}, "k")
+    ctx = tiny.context(merge("dare_ta"), seed=seed)
+    wanted = {
+        name: dropped(torch.ones(value.numel()), 0.5, ctx.rng("t", name))
+        for name, value in base.items()
+    }
+    change, cut = Dropping([expert], 0.5, ctx), pieces(base, size)
+    for one in (*cut, *cut, *reversed(cut)):
+        found = change(0, one, torch.ones(one.stop - one.start))
+        assert torch.equal(found, wanted[one.name][one.start : one.stop])
 
 
 def test_a_mask_belongs_to_seed_task_and_tensor():

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark import quantiles
-from benchmark.quantiles import nth_smallest
+from benchmark.quantiles import Ranked, nth_smallest
 from benchmark.seeds import generator
 
 
-def expected(values: torch.Tensor, rank: int) -> list[tuple[float, int]]:
+def expected(values: torch.Tensor, rank: int) -> list[Ranked]:
     ranked = values.sort(dim=1).values[:, rank]
-    larger = (values > ranked[:, None]).sum(1)
-    return list(zip(ranked.tolist(), larger.tolist(), strict=True))
+    larger, equal = ((values > ranked[:, None]).sum(1), (values == ranked[:, None]).sum(1))
+    columns = (column.tolist() for column in (ranked, larger, equal))
+    return [Ranked(*row) for row in zip(*columns, strict=True)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -39,7 +40,11 @@ def test_any_rank_of_any_rows(count, tasks, cut, spread, sample, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantiles, "SAMPLE", sample)
         found = nth_smallest(lambda: iter(values.split(cut, dim=1)), count, rank)
-    assert found == expected(values, rank)
+        rows = nth_smallest(lambda: map(list, values.split(cut, dim=1)), count, rank)
+        thin = nth_smallest(
+            lambda: iter(values.split(cut, dim=1)), count, rank, lambda step: [values[:, ::step]]
+        )
+    assert found == rows == thin == expected(values, rank)
 
 
 @pytest.mark.parametrize("order", ["sorted", "falling", "constant", "mostly zero", "two lumps"])

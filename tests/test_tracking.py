@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import config, records, tables
+from benchmark import api, config, records, tables
 from benchmark.artifacts import dump_compromise, dump_model
 from benchmark.attacks.triggers import Patch
 from benchmark.cell import Cell, cell_from
@@ -345,9 +346,12 @@ def test_a_process_that_dies_loses_no_record_and_stops_nobody(tmp_path, capsys):
 HISTORY = {"loss": [[0, 2.5], [1, 1.25]]}
 
 
+def words_of(store: Path) -> list[str]:
+    return ["attack=badnets", "merge=ties", "defense=lfpm", *WORDS, *ATTACKS, f"store={store}"]
+
+
 def planned(store: Path) -> Cell:
-    words = ["attack=badnets", "merge=ties", "defense=lfpm", *WORDS, *ATTACKS, f"store={store}"]
-    plan = config.plan(words)
+    plan = config.plan(words_of(store))
     assert plan is not None
     return cell_from(plan.configs[0])
 
@@ -379,6 +383,19 @@ def fill(cell: Cell, store: Store) -> Record:
     one = _record(cell, status="done", reason=None, **done)
     records.write(store.root / "records", one)
     return one
+
+
+def test_a_cell_run_from_python_is_shown_as_well(monkeypatch, tmp_path):
+    told: list[str] = []
+
+    @contextmanager
+    def opened(self, store, words):
+        yield lambda record: told.append(record.key)
+
+    monkeypatch.setattr(Wandb, "opened", opened)
+    one = fill(planned(tmp_path), Store(tmp_path))
+    assert api.run([*words_of(tmp_path), "tracker=wandb"]).key == one.key
+    assert told == [one.key]
 
 
 @pytest.fixture(scope="module")

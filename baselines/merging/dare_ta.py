@@ -9,7 +9,7 @@ from pydantic import Field
 
 from baselines.merging.task_arithmetic import no_experts
 from benchmark.components import component
-from benchmark.pieces import Change, Piece, merged_in_pieces, summed
+from benchmark.pieces import Piece, merged_in_pieces, summed
 from benchmark.types import Expert, Grant, Model, StateDict
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class DareTaskArithmetic:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP) time, one pass; memory: result, a few of its largest tensor"
+    cost: ClassVar[str] = "O(TP) time, one pass; memory: result"
     drop: Annotated[float, Field(ge=0, lt=1)]
     scale: Annotated[float, Field(ge=0, le=10)]
 
@@ -48,21 +48,39 @@ class DareTaskArithmetic:
 
     def __call__(self, base: StateDict, experts: Sequence[Expert], ctx: Context) -> Model:
         """Add the scaled sum of thinned task vectors to the base."""
-        change = dropping(experts, self.drop, ctx)
+        change = Dropping(experts, self.drop, ctx)
 
         def rule(piece: Piece, rows: Iterator[Tensor]) -> Tensor:
             return summed(piece, (change(i, piece, row) for i, row in enumerate(rows)))
 
-        return merged_in_pieces(base, experts, rule, self.scale, size=None)
+        return merged_in_pieces(base, experts, rule, self.scale)
 
 
-def dropping(experts: Sequence[Expert], drop: float, ctx: Context) -> Change:
-    """`dropped` on whole tensors, with the generator of (seed, task, tensor's name)."""
+class Dropping:
+    """A Change: `dropped`, with the generator of (seed, task, tensor's name) for each tensor.
 
-    def change(index: int, piece: Piece, row: Tensor) -> Tensor:
-        return dropped(row, drop, ctx.rng(experts[index].task, piece.name))
+    The pieces of a tensor, in their order, are what the whole tensor would be: a generator gives
+    the same numbers in one call as in several. Every pass over the pieces gives the same masks.
+    """
 
-    return change
+    def __init__(self, experts: Sequence[Expert], drop: float, ctx: Context) -> None:
+        self._tasks = [expert.task for expert in experts]
+        self._drop, self._ctx = drop, ctx
+        self._open: dict[int, tuple[str, int, torch.Generator]] = {}  # where each task stands
+
+    def __call__(self, index: int, piece: Piece, row: Tensor) -> Tensor:
+        """The thinned task vector of an expert in a piece."""
+        return dropped(row, self._drop, self._generator(index, piece))
+
+    def _generator(self, index: int, piece: Piece) -> torch.Generator:
+        import torch
+
+        name, stop, rng = self._open.get(index, ("", 0, None))
+        if rng is None or (name, stop) != (piece.name, piece.start):
+            rng = self._ctx.rng(self._tasks[index], piece.name)
+            torch.rand(piece.start, generator=rng)
+        self._open[index] = piece.name, piece.stop, rng
+        return rng
 
 
 def dropped(vector: Tensor, drop: float, rng: torch.Generator) -> Tensor:
@@ -76,4 +94,4 @@ def dropped(vector: Tensor, drop: float, rng: torch.Generator) -> Tensor:
     import torch
 
     stays = torch.rand(vector.shape, generator=rng) >= drop
-    return torch.where(stays.to(vector.device), vector / (1 - drop), 0)
+    return (vector / (1 - drop)).mul_(stays.to(vector.device))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from baselines.merging.dare_ta import dropping
+from baselines.merging.dare_ta import Dropping
 from baselines.merging.task_arithmetic import no_experts
 from baselines.merging.ties import Combine, Trim, Trimming, merged_by_ties
 from benchmark.components import component
@@ -54,5 +54,4 @@ class DareTies:
     def __call__(self, base: StateDict, experts: Sequence[Expert], ctx: Context) -> Model:
         """Thin the task vectors, then merge them by TIES."""
         how = Trimming(self.density, self.trim, self.scope, self.combine)
-        change = dropping(experts, self.drop, ctx)
-        return merged_by_ties(base, experts, how, self.scale, change, size=None)
+        return merged_by_ties(base, experts, how, self.scale, Dropping(experts, self.drop, ctx))

@@ -18,7 +18,7 @@ from benchmark.pieces import (
     check_experts,
     count_entries,
     merged_in_pieces,
-    stacks,
+    rows_of,
     untrained,
 )
 from benchmark.quantiles import kept, nth_smallest
@@ -80,7 +80,10 @@ class Pcb:
         zeros = untrained(base, self.scope)
         count = count_entries(base) + zeros
         levels = levels_of(
-            lambda: stacks(base, experts, zeros=zeros), count, self.density, self.variant
+            lambda: map(torch.stack, rows_of(base, experts, zeros=zeros)),
+            count,
+            self.density,
+            self.variant,
         )
 
         def rule(piece: Piece, rows: Iterator[Tensor]) -> Tensor:
@@ -133,7 +136,7 @@ def levels_of(
         )
 
     def ranked(rows: Callable[[], Iterator[Tensor]], rank: int) -> Tensor:
-        values = [value for value, _ in nth_smallest(rows, count, rank)]
+        values = [one.value for one in nth_smallest(rows, count, rank)]
         like = next(parts())
         return like.new_tensor(values)[:, None]
 

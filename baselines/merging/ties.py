@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -11,14 +11,14 @@ from pydantic import Field
 from baselines.merging.task_arithmetic import no_experts
 from benchmark.components import component
 from benchmark.pieces import (
-    PIECE,
     Change,
     Piece,
     Scope,
     check_experts,
     count_entries,
     merged_in_pieces,
-    stacks,
+    rows_of,
+    thinned,
     untrained,
 )
 from benchmark.quantiles import kept, nth_smallest
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmark.context import Context
+    from benchmark.quantiles import Rows
 
 Combine = Literal["mean", "sum"]
 Trim = Literal["global", "per_tensor"]
@@ -93,7 +94,6 @@ def merged_by_ties(
     how: Trimming,
     scale: float,
     change: Change | None = None,
-    size: int | None = PIECE,
 ) -> Model:
     """`base + scale * TIES(task vectors)`, in pieces; equal to `ties` on the flattened vectors.
 
@@ -103,10 +103,7 @@ def merged_by_ties(
         how: density, trim, scope and combine.
         scale: λ.
         change: what is merged in place of a task vector (DARE's dropping), by pieces.
-        size: of a piece, if `change` minds.
     """
-    import torch
-
     check_experts(base, experts)
     per_tensor = how.trim == "per_tensor"
     levels: dict[str, list[Cut]] = {}
@@ -115,20 +112,23 @@ def merged_by_ties(
         zeros = 0 if per_tensor else untrained(base, how.scope)
         count = count_entries(group) + zeros
         keep += min(kept(how.density, count), count - zeros)
-        levels |= dict.fromkeys(
-            group,
-            cuts(lambda g=group, z=zeros: stacks(g, experts, change, size, z), count, how.density),
+        found = cuts(
+            lambda g=group, z=zeros: rows_of(g, experts, change, z),
+            count,
+            how.density,
+            None if change else lambda step, g=group, z=zeros: thinned(g, experts, step, z),
         )
+        levels |= dict.fromkeys(group, found)
 
     def rule(piece: Piece, rows: Iterator[Tensor]) -> Tensor:
         nonlocal nonzero
-        changed = [change(i, piece, row) if change else row for i, row in enumerate(rows)]
+        changed = (change(i, piece, row) if change else row for i, row in enumerate(rows))
         pairs = zip(changed, levels[piece.name], strict=True)
-        merged = elected(torch.stack([cut(row) for row, cut in pairs]), how.combine)
+        merged = elected((cut(row) for row, cut in pairs), how.combine)
         nonzero += int(merged.count_nonzero())
         return merged
 
-    model = merged_in_pieces(base, experts, rule, scale, size)
+    model = merged_in_pieces(base, experts, rule, scale)
     total = count_entries(base)
     shares = {"kept_per_task": keep / total, "nonzero": nonzero / total}
     return replace(model, info={**model.info, **shares})
@@ -142,37 +142,56 @@ def _groups(base: StateDict, per_tensor: bool) -> list[StateDict]:
 
 @dataclass
 class Cut:
-    """Keeps the magnitudes above a level and the first so many at it; fed in pieces, in order."""
+    """Keeps the magnitudes above a level and the first so many at it; fed in pieces, in order.
+
+    Attributes:
+        level: in [0,∞].
+        at_level: how many at it are kept from here on.
+        spare: whether there are more of them than are kept.
+    """
 
     level: float
     at_level: int
+    spare: bool
 
     def __call__(self, row: Tensor) -> Tensor:
-        """A piece (n,) with the entries that go set to 0."""
-        import torch
-
+        """A piece (n,), which is used up, with the entries that go set to 0."""
         magnitudes = row.abs()
-        chosen, equal = magnitudes > self.level, magnitudes == self.level
-        many = int(equal.count_nonzero())
-        if many > self.at_level:
-            equal &= equal.cumsum(0) <= self.at_level
-        self.at_level = max(0, self.at_level - many)
-        return torch.where(chosen | equal, row, 0)
+        stays = magnitudes >= self.level
+        if self.spare:
+            equal = magnitudes == self.level
+            stays &= ~equal | (equal.cumsum(0) <= self.at_level)
+            self.at_level = max(0, self.at_level - int(equal.count_nonzero()))
+        return row.mul_(stays)
 
 
-def cuts(parts: Callable[[], Iterator[Tensor]], count: int, density: float) -> list[Cut]:
+Parts = Callable[[], "Iterator[Rows]"]
+
+
+def cuts(
+    parts: Parts,
+    count: int,
+    density: float,
+    thin: Callable[[int], Iterator[Rows]] | None = None,
+) -> list[Cut]:
     """What keeps the `kept(density, count)` largest magnitudes of each row.
 
     Args:
-        parts: gives the task vectors in pieces (T,n), anew at each call.
+        parts: gives the task vectors in pieces, T times (n,) or (T,n), anew at each call.
         count: the length of a row.
         density: share that is kept.
+        thin: gives every so-many-th entry (see `benchmark.quantiles.nth_smallest`).
     """
     keep = kept(density, count)
     if keep == 0:
-        return [Cut(float("inf"), 0) for _ in next(parts())]
-    found = nth_smallest(lambda: (part.abs() for part in parts()), count, count - keep)
-    return [Cut(level, keep - larger) for level, larger in found]
+        return [Cut(float("inf"), 0, False) for _ in next(parts())]
+    few = thin and (lambda step: _magnitudes(thin(step)))
+    found = nth_smallest(lambda: _magnitudes(parts()), count, count - keep, few)
+    return [Cut(one.value, keep - one.larger, one.equal > keep - one.larger) for one in found]
+
+
+def _magnitudes(parts: Iterator[Rows]) -> Iterator[Rows]:
+    return ([row.abs() for row in part] for part in parts)
 
 
 def trimmed(vector: Tensor, density: float) -> Tensor:
@@ -181,20 +200,33 @@ def trimmed(vector: Tensor, density: float) -> Tensor:
     Among equal magnitudes at the threshold, the entries that come first are kept.
     """
     (cut,) = cuts(lambda: iter([vector[None]]), vector.numel(), density)
-    return cut(vector)
+    return cut(vector.clone())
 
 
-def elected(vectors: Tensor, combine: Combine) -> Tensor:
-    """Sign election and disjoint merge of trimmed vectors (T,P): (P,).
+def elected(vectors: Iterable[Tensor], combine: Combine) -> Tensor:
+    """Sign election and disjoint merge of trimmed vectors, T times (P,): (P,).
 
-    "mean" divides by the number of agreeing non-zero entries.
+    "mean" divides by the number of agreeing non-zero entries. What is positive and what is negative
+    is added up apart, one vector after the other, so that no more than one need exist at a time.
     """
     import torch
 
-    positive = vectors.sum(0) >= 0
-    agrees = torch.where(positive, vectors > 0, vectors < 0)
-    merged = (vectors * agrees).sum(0)
-    return merged / agrees.sum(0).clamp(min=1) if combine == "mean" else merged
+    rows = iter(vectors)
+    first = next(rows)
+    total, up, down = first.clone(), first.clamp(min=0), first.clamp(max=0)
+    over, under = (first > 0).double(), (first < 0).double()
+    for row in rows:
+        total += row
+        up += row.clamp(min=0)
+        down += row.clamp(max=0)
+        if combine == "mean":
+            over += row > 0
+            under += row < 0
+    positive = total >= 0
+    merged = torch.where(positive, up, down)
+    if combine == "mean":
+        merged /= torch.where(positive, over, under).clamp_(min=1)
+    return merged
 
 
 def ties(
@@ -216,4 +248,4 @@ def ties(
 
     lengths = [vectors.shape[1]] if segments is None else list(segments)
     rows = [torch.cat([trimmed(part, density) for part in v.split(lengths)]) for v in vectors]
-    return elected(torch.stack(rows), combine)
+    return elected(rows, combine)

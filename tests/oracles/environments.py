@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -25,16 +26,20 @@ SHARED = ("torch", "torchvision")
 
 def ready(peer: str, folder: Path = FOLDER) -> Path:
     """The Python of a peer's environment, which is built first where it is not there."""
-    home = folder / peer
-    python, marker = home / "bin" / "python", home / ".ready"
-    if not marker.exists() or marker.read_text() != PEERS[peer]:
-        _build(home, PEERS[peer])
-        marker.write_text(PEERS[peer])
+    return environment(folder / peer, PEERS[peer])
+
+
+def environment(home: Path, *requirements: str) -> Path:
+    """The Python of an environment that has these behind the project's own packages."""
+    python, marker, wanted = home / "bin" / "python", home / ".ready", " ".join(requirements)
+    if not marker.exists() or marker.read_text() != wanted:
+        _build(home, requirements)
+        marker.write_text(wanted)
     return python
 
 
-def _build(home: Path, requirement: str) -> None:
-    """A fresh environment with the requirement, from whatever index pip is set up to use."""
+def _build(home: Path, requirements: Sequence[str]) -> None:
+    """A fresh environment with the requirements, from whatever index pip is set up to use."""
     python = home / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
     # Directories in a .pth file stand behind the environment's own in sys.path.
@@ -44,7 +49,7 @@ def _build(home: Path, requirement: str) -> None:
     pins = home / "constraints.txt"
     pins.write_text("".join(f"{name}=={_version(name)}\n" for name in SHARED))
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--constraint", pins, requirement], check=True)
+    subprocess.run([*pip, "--constraint", pins, *requirements], check=True)
 
 
 def _version(name: str) -> str:
