@@ -26,12 +26,15 @@ PACKED = "attn.in_proj_weight"
 """Ending of the name of open_clip's q, k and v, stacked in one matrix (3n,n)."""
 
 
-def thin_svd(matrix: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+def thin_svd(
+    matrix: Tensor, floor: float = 0.0, most: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """U (m,k), S (k,) descending, V^T (k,n) with matrix = U S V^T, k the rank in float32.
 
     Args:
         matrix: (m,n) float64.
         floor: singular values up to it count as 0 too.
+        most: how many of the largest singular values are wanted; None: all.
     """
     import torch
 
@@ -40,7 +43,7 @@ def thin_svd(matrix: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor, Tensor
     squares, vectors = torch.linalg.eigh(wide @ wide.T)
     sizes = squares.clamp(min=0).sqrt()
     bound = max(float(sizes[-1]) * len(wide) * ROUNDING, floor)
-    left = vectors[:, sizes > bound].flip(1)
+    left = vectors[:, sizes > bound].flip(1)[:, :most]
     right = left.T @ wide
     # The rows' lengths are more accurate than the roots of the squares.
     sizes = right.norm(dim=1)

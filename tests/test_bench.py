@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests import tiny
 from tests.bench import jobs, run_ours
-from tests.bench.__main__ import LATE, Bench, summary
+from tests.bench.__main__ import LATE, OUT, Bench, renewed, reported, summary
 from tests.bench.report import as_markdown, compared, goals
 from tests.bench.shapes import SMALL, VIT_B32, Tower, written
 from tests.bench.timing import PARTS, loaded
@@ -135,3 +135,26 @@ def test_the_page_shows_losses_and_what_failed():
     assert "| ties | all | mergekit | MemoryError | |" in page
     assert "0.500 s per task" in page
     assert "| iso_c, one block: times as fast | at least 2 | 0.50 | no |" in page
+
+
+def test_the_committed_page_is_that_of_its_measurements():
+    report = json.loads((OUT / "bench.json").read_text())
+    assert report["goals"] == goals(report["rows"], report["setting"]["tasks"])
+    assert report["compared"] == compared(report["rows"])
+    assert (OUT / "bench.md").read_text() == as_markdown(report)
+
+
+def test_some_merges_measured_again_take_the_place_of_their_rows():
+    setting = {"tasks": 8, "threads": 2, "minutes": 30.0, "rounds": 3}
+    old = [row("copy", "all", "ours", 1.0), row("ties", "all", "ours", 4.0)]
+    peer = {"what": "ties", "part": "all", "who": "fusion_bench", "failed": LATE}
+    before = {**reported([*old, peer], setting), "commit": "a" * 40, "dirty": False}
+    new = [row("ties", "all", "ours", 2.0), row("ties", "all", "fusion_bench", 6.0)]
+    found = renewed(before, new, {**setting, "minutes": 2.0, "rounds": 1})
+    assert found["rows"] == [old[0], *new]
+    assert [one["time"] for one in found["compared"]] == [3.0]
+    assert (found["commit"], found["setting"]["minutes"]) == ("a" * 40, 30.0)
+    (again,) = found["setting"]["again"]
+    assert (again["merges"], again["minutes"]) == (["ties"], 2.0)
+    with pytest.raises(SystemExit, match="threads differ from the report's"):
+        renewed(before, new, {**setting, "threads": 1})

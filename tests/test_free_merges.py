@@ -178,6 +178,14 @@ def test_breadcrumbs_counts_by_row_or_by_tensor():
     assert middling(torch.tensor([1.0, -1, 1, 1]), 0.25, 0.25).tolist() == [0, -1, 0, 0]
 
 
+@given(st.integers(1, 400), st.sampled_from([0.05, 0.3, 0.7]), st.integers(0, 100))
+def test_breadcrumbs_of_one_row_need_no_sorting(count, density, seed):
+    """Many are equal in magnitude; the first of them go first, then stay first."""
+    row = (2 * torch.randn(count, generator=generator(seed))).round().double()
+    sorted_out = middling(torch.stack([row, row]), density, 0.1)[0]
+    assert torch.equal(middling(row, density, 0.1), sorted_out)
+
+
 def test_breadcrumbs_of_everything_is_task_arithmetic():
     part = merge("breadcrumbs", density=1.0, outliers=0.0, scale=0.3)
     assert torch.equal(moved(part), moved(merge("task_arithmetic", scale=0.3)))

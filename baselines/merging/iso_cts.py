@@ -68,14 +68,14 @@ def iso_cts(deltas: Tensor, common: float) -> Tensor:
 
     tasks, rows, columns = deltas.shape
     shared, each = directions(min(rows, columns), tasks, common)
-    left, sizes, right = thin_svd(deltas.sum(0))
+    left, sizes, right = thin_svd(deltas.sum(0), most=max(shared, 1))
     # What rounding leaves of a task that has nothing of its own is no direction.
     floor = float(sizes[0]) * min(rows, columns) * ROUNDING if len(sizes) else 0.0
     left, sizes, right = left[:, :shared], sizes[:shared], right[:shared]
-    own = [thin_svd(delta - left @ (left.T @ delta), floor) for delta in deltas]
-    left = torch.cat([*(u[:, :each] for u, _, _ in own), left], dim=1)
-    right = torch.cat([*(vt[:each] for _, _, vt in own), right])
-    sizes = torch.cat([*(s[:each] for _, s, _ in own), sizes])
+    own = [thin_svd(delta - left @ (left.T @ delta), floor, each) for delta in deltas]
+    left = torch.cat([*(u for u, _, _ in own), left], dim=1)
+    right = torch.cat([*(vt for _, _, vt in own), right])
+    sizes = torch.cat([*(s for _, s, _ in own), sizes])
     if not len(sizes):
         return torch.zeros_like(deltas[0])
     return sizes.mean() * polar(left) @ polar(right)

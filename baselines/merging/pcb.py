@@ -19,6 +19,7 @@ from benchmark.pieces import (
     count_entries,
     merged_in_pieces,
     rows_of,
+    thinned,
     untrained,
 )
 from benchmark.quantiles import kept, nth_smallest
@@ -84,6 +85,7 @@ class Pcb:
             count,
             self.density,
             self.variant,
+            lambda step: map(torch.stack, thinned(base, experts, step, zeros)),
         )
 
         def rule(piece: Piece, rows: Iterator[Tensor]) -> Tensor:
@@ -118,7 +120,11 @@ def pcb(vectors: Tensor, density: float, variant: Variant) -> Tensor:
 
 
 def levels_of(
-    parts: Callable[[], Iterator[Tensor]], count: int, density: float, variant: Variant
+    parts: Callable[[], Iterator[Tensor]],
+    count: int,
+    density: float,
+    variant: Variant,
+    thin: Callable[[int], Iterator[Tensor]] | None = None,
 ) -> Levels:
     """The levels of task vectors given in pieces (T,n), anew at each call.
 
@@ -127,6 +133,7 @@ def levels_of(
         count: P, their lengths' sum.
         density: share of scores above the floor.
         variant: which scores.
+        thin: gives every so-many-th entry (see `benchmark.quantiles.nth_smallest`).
     """
     first = _without(density, count)
     if first >= count - 1:
@@ -135,20 +142,21 @@ def levels_of(
             f"the weights by; give more than {1 / count:.2g}"
         )
 
-    def ranked(rows: Callable[[], Iterator[Tensor]], rank: int) -> Tensor:
-        values = [one.value for one in nth_smallest(rows, count, rank)]
-        like = next(parts())
-        return like.new_tensor(values)[:, None]
+    def ranked(rank: int, value: Callable[[Tensor], Tensor]) -> Tensor:
+        sample = thin  # narrowed for the lambda
+        some = sample and (lambda step: map(value, sample(step)))
+        found = nth_smallest(lambda: map(value, parts()), count, rank, some)
+        return next(parts()).new_tensor([one.value for one in found])[:, None]
 
-    def magnitudes() -> Iterator[Tensor]:
-        return (part.abs() for part in parts())
+    def magnitudes(part: Tensor) -> Tensor:
+        return part.abs()
 
-    def all_scores() -> Iterator[Tensor]:
-        return (scores(part, low, high, variant) for part in parts())
+    def scored(part: Tensor) -> Tensor:
+        return scores(part, low, high, variant)
 
-    low = ranked(magnitudes, kept(TAILS[variant], count))
-    high = ranked(magnitudes, max(_without(TAILS[variant], count) - 1, 0))
-    return Levels(variant, low, high, ranked(all_scores, first), ranked(all_scores, count - 1))
+    low = ranked(kept(TAILS[variant], count), magnitudes)
+    high = ranked(max(_without(TAILS[variant], count) - 1, 0), magnitudes)
+    return Levels(variant, low, high, ranked(first, scored), ranked(count - 1, scored))
 
 
 def _without(share: float, count: int) -> int:

@@ -115,7 +115,7 @@ def merged_by_ties(
         found = cuts(
             lambda g=group, z=zeros: rows_of(g, experts, change, z),
             count,
-            how.density,
+            kept(how.density, count),
             None if change else lambda step, g=group, z=zeros: thinned(g, experts, step, z),
         )
         levels |= dict.fromkeys(group, found)
@@ -156,13 +156,17 @@ class Cut:
 
     def __call__(self, row: Tensor) -> Tensor:
         """A piece (n,), which is used up, with the entries that go set to 0."""
+        return row.mul_(self.stays(row))
+
+    def stays(self, row: Tensor) -> Tensor:
+        """Which entries of a piece (n,) are kept."""
         magnitudes = row.abs()
         stays = magnitudes >= self.level
         if self.spare:
             equal = magnitudes == self.level
             stays &= ~equal | (equal.cumsum(0) <= self.at_level)
             self.at_level = max(0, self.at_level - int(equal.count_nonzero()))
-        return row.mul_(stays)
+        return stays
 
 
 Parts = Callable[[], "Iterator[Rows]"]
@@ -171,18 +175,17 @@ Parts = Callable[[], "Iterator[Rows]"]
 def cuts(
     parts: Parts,
     count: int,
-    density: float,
+    keep: int,
     thin: Callable[[int], Iterator[Rows]] | None = None,
 ) -> list[Cut]:
-    """What keeps the `kept(density, count)` largest magnitudes of each row.
+    """What keeps the `keep` largest magnitudes of each row.
 
     Args:
         parts: gives the task vectors in pieces, T times (n,) or (T,n), anew at each call.
         count: the length of a row.
-        density: share that is kept.
+        keep: 0 to count; of equal magnitudes the first.
         thin: gives every so-many-th entry (see `benchmark.quantiles.nth_smallest`).
     """
-    keep = kept(density, count)
     if keep == 0:
         return [Cut(float("inf"), 0, False) for _ in next(parts())]
     few = thin and (lambda step: _magnitudes(thin(step)))
@@ -199,7 +202,8 @@ def trimmed(vector: Tensor, density: float) -> Tensor:
 
     Among equal magnitudes at the threshold, the entries that come first are kept.
     """
-    (cut,) = cuts(lambda: iter([vector[None]]), vector.numel(), density)
+    count = vector.numel()
+    (cut,) = cuts(lambda: iter([vector[None]]), count, kept(density, count))
     return cut(vector.clone())
 
 

@@ -67,10 +67,8 @@ def tsv_m(deltas: Tensor) -> Tensor:
 
     tasks, rows, columns = deltas.shape
     count = max(1, min(rows, columns) // tasks)
-    parts = [thin_svd(delta) for delta in deltas]
-    left = torch.cat([u[:, :count] for u, _, _ in parts], dim=1)
-    sizes = torch.cat([s[:count] for _, s, _ in parts])
-    right = torch.cat([vt[:count] for _, _, vt in parts])
+    lefts, spectra, rights = zip(*(thin_svd(delta, most=count) for delta in deltas), strict=True)
+    left, sizes, right = torch.cat(lefts, dim=1), torch.cat(spectra), torch.cat(rights)
     if not len(sizes):
         return torch.zeros_like(deltas[0])
     return (polar(left) * sizes) @ polar(right)

@@ -34,8 +34,18 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="processes for each, at most")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch")
     parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        choices=sorted({job.what for job in JOBS}),
+        metavar="MERGE",
+        help="measure these again, peers as well, and put them into the report that is there",
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args(words)
+    before = json.loads((asked.out / "bench.json").read_text()) if asked.only else None
+    chosen = [job for job in JOBS if job.what in asked.only or not asked.only]
     tower = SMALL if asked.quick else VIT_B32
     peers = () if asked.alone else ("fusion_bench", "mergekit")
     started = time.monotonic()
@@ -45,29 +55,43 @@ def main(words: Sequence[str] | None = None) -> int:
         pythons = {OURS: Path(sys.executable), **{peer: ready(peer) for peer in peers}}
         bench = Bench(folder, models, asked.threads, pythons, started + 60 * asked.minutes)
         most = 1 if asked.quick else asked.rounds or max(job.rounds for job in JOBS)
-        rows = [row for job in JOBS for row in bench.rows(job, min(most, job.rounds))]
+        rows = [row for job in chosen for row in bench.rows(job, min(most, job.rounds))]
+    minutes = (time.monotonic() - started) / 60
     setting = {
         "quick": asked.quick,
         "rounds": most,
         "tasks": asked.tasks,
         "threads": asked.threads,
         "parameters": tower.count(),
-        "minutes": (time.monotonic() - started) / 60,
+        "minutes": minutes,
         "machine": f"{os.cpu_count()} {platform.machine()} cores",
         "peers": [PEERS[peer] for peer in peers],
     }
-    report = {
-        **commit(),
-        "setting": setting,
-        "goals": goals(rows, asked.tasks),
-        "compared": compared(rows),
-        "rows": rows,
-    }
+    report = reported(rows, setting) if before is None else renewed(before, rows, setting)
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
     (asked.out / "bench.md").write_text(as_markdown(report))
     sys.stderr.write(f"{len(rows)} rows in {setting['minutes']:.1f} minutes; see {asked.out}\n")
     return 0
+
+
+def reported(rows: Sequence[Row], setting: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a run."""
+    seen = {"goals": goals(rows, setting["tasks"]), "compared": compared(rows), "rows": list(rows)}
+    return {**commit(), "setting": setting, **seen}
+
+
+def renewed(before: dict[str, Any], rows: Sequence[Row], setting: dict[str, Any]) -> dict[str, Any]:
+    """An earlier report with some merges measured again, in the same setting."""
+    first, passing = before["setting"], ("minutes", "rounds", "again")
+    if differ := [k for k in setting if k not in passing and setting[k] != first.get(k)]:
+        raise SystemExit(f"error: {', '.join(differ)} differ from the report's; measure all of it")
+    new = {(row["what"], row["part"], row["who"]): row for row in rows}
+    merged = [new.get((r["what"], r["part"], r["who"]), r) for r in before["rows"]]
+    names = list(dict.fromkeys(row["what"] for row in rows))
+    once = {**commit(), "merges": names, "minutes": setting["minutes"], "rounds": setting["rounds"]}
+    made = reported(merged, {**first, "again": [*first.get("again", []), once]})
+    return {**made, "commit": before["commit"], "dirty": before["dirty"]}
 
 
 class Bench:

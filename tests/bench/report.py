@@ -87,6 +87,11 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         "Times are medians over processes that take turns; memory is what the highest resident "
         "memory adds to that of a process that has read all models. Peers: "
         f"{', '.join(setting['peers']) or 'none'}.",
+        *(
+            f"Measured again at commit {str(one['commit'])[:10]}, {one['rounds']} at most of each "
+            f"process, {one['minutes']:.0f} minutes: {', '.join(one['merges'])}."
+            for one in setting.get("again", ())
+        ),
         "",
         "## Goals",
         "",
@@ -99,7 +104,10 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         "",
         "## Beside peers",
         "",
-        "How many times our time, and our memory, the peer takes: below 1 we lose.",
+        "How many times our time, and our memory, the peer takes: below 1 we lose. Ours makes "
+        "every task vector in float64, adds them in a fixed order and measures the length of each "
+        "on the way (`benchmark/pieces.py`); the peers add in the checkpoints' float32, in which "
+        "a sum depends on its order and an expert minus its base is rounded.",
         "",
         "| merge | part | peer | time | memory |",
         "| --- | --- | --- | ---: | ---: |",

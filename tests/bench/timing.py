@@ -69,7 +69,8 @@ def rehearse(run: Run, part: str, tasks: int = 3) -> None:
     shapes = {k: v for k, v in SMALL.shapes().items() if k.startswith(PARTS[part])}
     tiny = [{k: torch.randn(v) for k, v in shapes.items()} for _ in range(tasks + 1)]
     with torch.no_grad():
-        run(tiny[0], tiny[1:])()
+        call = run(tiny[0], tiny[1:])
+    call()
 
 
 def loaded(path: str, part: str) -> Weights:
