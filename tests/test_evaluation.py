@@ -82,7 +82,7 @@ def test_batch_size_changes_nothing(batch):
 class Fixed:
     """An encoder whose features point at the class that `choose` names."""
 
-    device = "cpu"
+    device, precision = "cpu", "float32"
 
     def __init__(self, choose):
         self.choose = choose
