@@ -62,9 +62,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+SETTLED = 2.0
+"""Seconds after which another change to a file has another time, on any usual file system."""
+
+
 def content_sha256(path: Path) -> str:
-    """The same, read again only after the file changed: a sweep asks for every cell."""
+    """The same, read again only after the file changed: a sweep asks for every cell.
+
+    Times of files are coarse: one that has just been written is not taken for known.
+    """
     stat = path.stat()
+    if time.time() - stat.st_mtime < SETTLED:
+        return file_sha256(path)
     return _known_sha256(path, stat.st_size, stat.st_mtime_ns)
 
 

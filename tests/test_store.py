@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark import store as stores
 from benchmark.errors import BenchError
-from benchmark.store import Store, canonical, key_of, write_atomic
+from benchmark.store import Store, canonical, content_sha256, file_sha256, key_of, write_atomic
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -144,3 +145,23 @@ def test_tensors_that_share_memory_are_kept_each_in_full(tmp_path):
     found, _ = Store(tmp_path).stage("thing", 1, {}, lambda: pytest.fail("it is there"))
     assert found.keys() == given.keys()
     assert all(torch.equal(found[name], value) for name, value in given.items())
+
+
+def test_a_file_is_hashed_once_unless_it_has_just_been_written(tmp_path, monkeypatch):
+    path, read = tmp_path / "weights", []
+
+    def counted(one):
+        read.append(one)
+        return file_sha256(one)
+
+    monkeypatch.setattr(stores, "file_sha256", counted)
+    now = time.time()
+    hashes = set()
+    for data in (b"one", b"two"):  # of one length, within one tick of the file system's clock
+        path.write_bytes(data)
+        os.utime(path, (now, now))
+        hashes.add(content_sha256(path))
+    assert len(hashes) == len(read) == 2
+    os.utime(path, (now - 60, now - 60))
+    assert content_sha256(path) == content_sha256(path) == file_sha256(path)
+    assert len(read) == 3

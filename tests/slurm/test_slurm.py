@@ -229,5 +229,5 @@ def test_without_accounting_or_queue_results_still_count(bench, cluster, tmp_pat
 
 
 def test_nothing_of_a_sweep_is_left(cluster):
-    """Slurm needs seconds to complete a task that was cancelled; a fork server, to end by itself."""
+    """Slurm takes seconds to complete a cancelled task, and so does a fork server to end."""
     until(lambda: cluster.ask("squeue", "-h") == "" and not ours(cluster), 60)
