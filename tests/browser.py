@@ -25,6 +25,12 @@ FLAGS = (
 )  # fmt: skip
 PATIENCE = 60
 """Seconds until an answer is given up."""
+PAGE = "performance.timeOrigin"
+"""Tells a page from the one before it."""
+
+
+class NavigatedError(Exception):
+    """The page that was asked has gone."""
 
 
 def found() -> str | None:
@@ -69,6 +75,8 @@ class Browser:
         while True:
             message = self._message()
             if message.get("id") == number:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise NavigatedError
                 assert "error" not in message, f"{method}: {message['error']}"
                 return message["result"]
 
@@ -109,13 +117,24 @@ class Browser:
 
     def open(self, path: Path) -> None:
         """Show a file and wait until it is loaded."""
+        before = self.ask_page(PAGE)
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.settled()
+        self._settled(before)
 
-    def settled(self) -> None:
-        """Wait until the page that was last asked for is loaded."""
+    def follow(self, expression: str) -> None:
+        """Click on a link to another page and wait until that is loaded."""
+        before = self.ask_page(PAGE)
+        self.click(expression)
+        self._settled(before)
+
+    def _settled(self, before: float) -> None:
+        """Wait until a page other than an earlier one is loaded."""
         deadline = time.monotonic() + PATIENCE
-        while self.ask_page("document.readyState") != "complete":
+        while True:
+            with contextlib.suppress(NavigatedError):  # between the two pages
+                now = self.ask_page(f"document.readyState == 'complete' && {PAGE}")
+                if now not in (False, before):
+                    return
             assert time.monotonic() < deadline, "the page does not load"
             time.sleep(0.02)
 

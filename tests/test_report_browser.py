@@ -116,13 +116,11 @@ def test_filters_leave_the_rows_asked_for(browser, folder):
 def test_a_row_leads_to_its_cell_and_back(browser, folder):
     browser.look(*LAPTOP)
     browser.open(folder / "index.html")
-    browser.click(f"{ROWS}.find(row => row.innerText.startsWith('lfpm')).querySelector('a')")
-    browser.settled()
+    browser.follow(f"{ROWS}.find(row => row.innerText.startsWith('lfpm')).querySelector('a')")
     assert browser.ask_page("document.querySelector('h1').textContent").startswith("lfpm after")
     browser.click("document.querySelector('pre.command + button')")
     assert browser.ask_page("String(getSelection())").startswith("lfpm-bench run")
-    browser.click("document.querySelector('.where a')")
-    browser.settled()
+    browser.follow("document.querySelector('.where a')")
     assert browser.ask_page("location.hash") == "#cells"
 
 
