@@ -126,23 +126,22 @@ def summed(piece: Piece, rows: Iterable[Tensor]) -> Tensor:
 def rows_of(
     base: StateDict, experts: Sequence[Expert], change: Change | None = None, zeros: int = 0
 ) -> Iterator[list[Tensor]]:
-    """The task vectors of every piece in order, T times (n,) float64, and then `zeros` zeros."""
-    import torch
+    """The task vectors of every piece in order, T times (n,) float64, and then `zeros` zeros.
 
+    They are on the weights' device; the zeros of all rows are one tensor, which nobody may change.
+    """
     for piece in pieces(base):
         start = entries(base, piece)
         rows = (entries(expert.weights, piece).sub_(start) for expert in experts)
         yield [change(i, piece, row) if change else row for i, row in enumerate(rows)]
     for begin in range(0, zeros, PIECE):
-        yield [torch.zeros(min(PIECE, zeros - begin), dtype=torch.float64)] * len(experts)
+        yield [_zeros(base, min(PIECE, zeros - begin))] * len(experts)
 
 
 def thinned(
     base: StateDict, experts: Sequence[Expert], step: int, zeros: int = 0
 ) -> Iterator[list[Tensor]]:
     """Every `step`-th entry of what `rows_of` gives, at the cost of these alone."""
-    import torch
-
     skip = 0
     for name in sorted(base):
         if base[name].is_floating_point():
@@ -152,7 +151,14 @@ def thinned(
             )
             yield [other - first for other in others]
             skip = (skip - base[name].numel()) % step
-    yield [torch.zeros(len(range(skip, zeros, step)), dtype=torch.float64)] * len(experts)
+    yield [_zeros(base, len(range(skip, zeros, step)))] * len(experts)
+
+
+def _zeros(base: StateDict, count: int) -> Tensor:
+    import torch
+
+    device = next(iter(base.values())).device
+    return torch.zeros(count, dtype=torch.float64, device=device)
 
 
 def check_experts(base: StateDict, experts: Sequence[Expert], finite: bool = True) -> None:

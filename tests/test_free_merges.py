@@ -108,6 +108,14 @@ def test_a_thin_sample_is_every_so_many_th_entry_of_the_rows(step, zeros):
         assert torch.equal(some, row[::step])
 
 
+def test_rows_and_samples_are_where_the_weights_are():
+    """On a device without numbers, since a GPU may not be at hand."""
+    base = {name: value.to("meta") for name, value in BASE.items()}
+    expert = Expert("t", base, "k")
+    for parts in (rows_of(base, [expert], zeros=9), thinned(base, [expert], 5, 9)):
+        assert {row.device.type for (row,) in parts} == {"meta"}
+
+
 # -- DARE
 
 

@@ -58,7 +58,7 @@ class Pcb:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP) time, ten passes; memory: result, 2 % of T task vectors"
+    cost: ClassVar[str] = "O(TP) time, six passes; memory: result, 2 % of T task vectors"
     variant: Variant
     density: Annotated[float, Field(gt=0, le=1)]
     scope: Scope

@@ -55,7 +55,7 @@ class Ties:
     """
 
     version: ClassVar[int] = 1
-    cost: ClassVar[str] = "O(TP) time, four passes; memory: result, 2 % of T task vectors"
+    cost: ClassVar[str] = "O(TP) time, three passes; memory: result, 2 % of T task vectors"
     neutral: ClassVar[Mapping[str, Any]] = {"scope": "visual"}
     density: Annotated[float, Field(gt=0, le=1)]
     trim: Trim
