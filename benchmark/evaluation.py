@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 CLOSE = {"float32": 0.0, "bfloat16": 0.01, "float16": 0.01 / 8}
 """Predictions this close are made again in float32: of unit features, along the line between the
-two best classes. Twice the largest error on the embedded suite (docs/paper_scale.md)."""
+two best classes. On the embedded suite no count depends on the precision then
+(docs/paper_scale.md); a network with larger rounding errors may need more."""
 
 Hits = dict[str, "Tensor"]
 """Name -> (N,) bool, one entry per test image, in stored order."""

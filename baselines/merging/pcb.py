@@ -143,9 +143,8 @@ def levels_of(
         )
 
     def ranked(rank: int, value: Callable[[Tensor], Tensor]) -> Tensor:
-        sample = thin  # narrowed for the lambda
-        some = sample and (lambda step: map(value, sample(step)))
-        found = nth_smallest(lambda: map(value, parts()), count, rank, some)
+        few = thin and (lambda step, thin=thin: map(value, thin(step)))
+        found = nth_smallest(lambda: map(value, parts()), count, rank, few)
         return next(parts()).new_tensor([one.value for one in found])[:, None]
 
     def magnitudes(part: Tensor) -> Tensor:

@@ -218,7 +218,7 @@ def elected(vectors: Iterable[Tensor], combine: Combine) -> Tensor:
     rows = iter(vectors)
     first = next(rows)
     total, up, down = first.clone(), first.clamp(min=0), first.clamp(max=0)
-    over, under = (first > 0).double(), (first < 0).double()
+    over, under = (first > 0).double(), (first < 0).double()  # how many agree, for the mean
     for row in rows:
         total += row
         up += row.clamp(min=0)

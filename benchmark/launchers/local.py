@@ -30,7 +30,7 @@ from benchmark.worker_entry import enter
 
 PRELOAD = ["benchmark.worker", "open_clip.model", "open_clip.tokenizer"]
 SERVER_GONE = 255
-"""Exit code of a worker whose fork server died before it: nobody saw how it ended itself."""
+"""What multiprocessing says of a worker whose fork server died before it; its own code, else."""
 
 
 @component
@@ -181,9 +181,8 @@ def _modules(config: Any) -> Iterator[str]:
 
 
 def _death(code: int) -> str:
-    if code == SERVER_GONE:
-        return "as did the process that workers are forked from"
     if code >= 0:
-        return f"exit code {code}"
+        server = ", or the process that workers are forked from died" if code == SERVER_GONE else ""
+        return f"exit code {code}{server}"
     name = signal.Signals(-code).name
     return f"signal {name}" + (": out of memory?" if name == "SIGKILL" else "")
