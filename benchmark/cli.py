@@ -17,7 +17,6 @@ from benchmark.records import Record
 from benchmark.store import Store
 from benchmark.tracking.settings import tracker_from
 
-INTERRUPTED = 130
 FLAGS = """lfpm-bench run [-m] [FLAGS] WORDS...
 
 The cells that Hydra words name; with -m every combination of their values. What is done is not

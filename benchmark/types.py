@@ -6,7 +6,7 @@ is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -225,9 +225,6 @@ class Merge(Component, Protocol):
     def accepts(self, experts: Sequence[Expert]) -> str | None:
         """None, or the reason why these experts cannot be merged this way."""
         ...
-
-
-MergeCall: TypeAlias = "Callable[[StateDict, Sequence[Expert], Context], Model]"
 
 
 class Defense(Component, Protocol):
