@@ -39,7 +39,7 @@ results: $(READY)         ## regenerate results/ (hours on two cores; computes w
 	for name in heldout_defenses table_lfpm_authors table_merges_attacks table_merges_variants table_merges_lora table_peft_strength; do \
 		$(BIN)/lfpm-bench run -m experiment=$$name || exit 1; \
 	done
-	for name in table_lfpm heldout_lfpm phenomena table_merges table_peft ablation_lfpm; do \
+	for name in table_lfpm heldout_lfpm phenomena table_merges table_peft ablation_lfpm precision; do \
 		$(BIN)/lfpm-bench run -m experiment=$$name && \
 		$(BIN)/lfpm-bench tables $$name -f md,csv,json --out results/$$name --adopt results/$$name/records || exit 1; \
 	done
