@@ -71,6 +71,16 @@ def test_an_attack_that_does_not_work_undefended_is_not_counted():
     assert row.mean("asr") == 50
 
 
+def test_an_attack_that_is_not_counted_is_said_once():
+    weak = [attacked(name, 50, undefended=79) for name in ("lfpm", "ft", "none")]
+    other = [attacked(name, 50, undefended=90, stress="remerge") for name in ("lfpm", "none")]
+    failed = record("sau", status="failed", reason="out of memory", names={"suite": "mini"})
+    found = worst(rows([*weak, *other, failed]), 80)
+    shown = sorted((row.names["defense"], row.status) for row in found if "stress" not in row.names)
+    assert shown == [("none", NOT_COUNTED), ("sau", "failed")]
+    assert {row.names["defense"] for row in found if "stress" in row.names} >= {"lfpm", "none"}
+
+
 def test_nothing_that_failed_is_hidden_by_what_was_done():
     failed = record(
         "lfpm", status="failed", reason="out of memory", names={"suite": "mini"},

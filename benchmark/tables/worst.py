@@ -22,13 +22,28 @@ def worst(rows: Sequence[Row], least: float) -> list[Row]:
         least: per cent; a row counts if the same attack's undefended ASR is no lower.
 
     Returns:
-        One row per names. Its reason says what became of the others; where none counts the row has
-        no numbers and says how far the attack got.
+        One row per names. Its reason says what became of the others. Where none counts, all
+        defences share one row, undefended's if it is there: it has no numbers and says how far the
+        attack got.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(named(row.names).values()), []).append(row)
-    return [_worst(group, least) for group in groups.values()]
+    return _once([_worst(group, least) for group in groups.values()])
+
+
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """Of the rows that are not counted, one per attack, merge and stress."""
+    said: dict[tuple[str, ...], Row] = {}
+    for row in sorted(rows, key=lambda row: row.names["defense"] != "none"):
+        if row.status == NOT_COUNTED:
+            said.setdefault(_case(row), row)
+    return [row for row in rows if row.status != NOT_COUNTED or row is said[_case(row)]]
+
+
+def _case(row: Row) -> tuple[str, ...]:
+    """What an attacker is up to, whatever the defence."""
+    return tuple(name for group, name in named(row.names).items() if group != "defense")
 
 
 def _worst(group: Sequence[Row], least: float) -> Row:
