@@ -328,6 +328,15 @@ def test_reading_follows_the_numbers() -> None:
     assert len(reading(rows([record("ft", status="failed", reason="x")]))) == 3
 
 
+def test_reading_names_the_case_in_which_the_subject_leaves_most() -> None:
+    names = {"merge": "ties"}
+    strong = [record(), record("lfpm", evaluation("l", asr=1))]
+    weaker = record(main=evaluation("u", asr=90), names=names)
+    said = reading(rows([*strong, weaker, record("lfpm", evaluation("m", asr=70), names=names)]))
+    assert said[2].endswith("highest ASR in this table is 70.0 %: lfpm, badmerging_on x ties.")
+    assert "highest ASR in this table" not in reading(rows(strong))[2]
+
+
 def test_unknown_names_are_one_sentence() -> None:
     with pytest.raises(BenchError, match="did you mean 'demo'"):
         make("dmeo", demo())

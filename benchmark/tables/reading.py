@@ -46,7 +46,7 @@ def reading(rows: Sequence[Row], subject: str = "lfpm") -> list[str]:
     """Three lines that say how to read the table, from its numbers alone.
 
     Where there are several attacks, merges or variants, they tell of the undefended cell with the
-    highest ASR and of the rows that belong to it.
+    highest ASR and of the rows that belong to it; the last adds where the subject leaves most.
 
     Args:
         rows: the table's rows.
@@ -72,7 +72,7 @@ def reading(rows: Sequence[Row], subject: str = "lfpm") -> list[str]:
     return [
         _survival(worst, len(bare)),
         _baselines(worst, beside, subject),
-        _subject(worst, beside, subject),
+        _subject(worst, beside, subject) + _elsewhere(rows, beside, subject),
     ]
 
 
@@ -136,6 +136,19 @@ def _subject(worst: Row, beside: Sequence[Row], subject: str) -> str:
         else ("no baseline here does as well in both ASR and CA")
     )
     return f"{line}; {said}.{_avoided(worst, row)}"
+
+
+def _elsewhere(rows: Sequence[Row], beside: Sequence[Row], subject: str) -> str:
+    """Where the subject's ASR is highest, unless it is here."""
+    own = [row for row in rows if row.names["defense"] == subject and row.mean("asr") is not None]
+    if not own:
+        return ""
+    most = max(own, key=lambda row: row.mean("asr") or 0.0)
+    if any(_n(most, "asr") == _n(row, "asr") for row in beside if row.names["defense"] == subject):
+        return ""
+    return (
+        f" Its highest ASR in this table is {_n(most, 'asr')} %: {label(most)}, {place_of(most)}."
+    )
 
 
 def _avoided(worst: Row, row: Row) -> str:
