@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from benchmark.tables.metrics import UNDEFENDED
 from benchmark.tables.rows import UNSAID, Row, named
 
 NOT_COUNTED = "not counted"
@@ -35,7 +36,7 @@ def worst(rows: Sequence[Row], least: float) -> list[Row]:
 def _once(rows: Sequence[Row]) -> list[Row]:
     """Of the rows that are not counted, one per attack, merge and stress."""
     said: dict[tuple[str, ...], Row] = {}
-    for row in sorted(rows, key=lambda row: row.names["defense"] != "none"):
+    for row in sorted(rows, key=lambda row: row.names["defense"] != UNDEFENDED):
         if row.status == NOT_COUNTED:
             said.setdefault(_case(row), row)
     return [row for row in rows if row.status != NOT_COUNTED or row is said[_case(row)]]
