@@ -326,6 +326,8 @@ def test_reading_follows_the_numbers() -> None:
     avoids = record("lfpm", evaluation("l", asr=0, recall=5))
     assert "less often" in reading(rows([record(), avoids]))[2]
     assert len(reading(rows([record("ft", status="failed", reason="x")]))) == 3
+    fresh = record(names={"stress": "fresh_trigger"})
+    assert "where a trigger searched anew on each model gets 20.0 %" in reading(rows([fresh]))[0]
 
 
 def test_reading_names_the_case_in_which_the_subject_leaves_most() -> None:

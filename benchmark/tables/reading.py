@@ -8,6 +8,9 @@ from benchmark.tables.layout import Layout
 from benchmark.tables.metrics import UNDEFENDED
 from benchmark.tables.rows import DERIVED, UNSAID, Row, named
 
+ANEW = "fresh_trigger"
+"""The stress after which every model, the controls too, meets a trigger of its own."""
+
 
 def dominating(row: Row, rivals: Sequence[Row]) -> list[Row]:
     """Rivals with no higher ASR and no larger CA loss than `row`, one of them strictly better."""
@@ -79,8 +82,10 @@ def reading(rows: Sequence[Row], subject: str = "lfpm") -> list[str]:
 def _survival(row: Row, cells: int) -> str:
     excess = row.stats.get("asr_excess")
     chosen = f" (the strongest of {cells} undefended cells)" if cells > 1 else ""
+    anew = named(row.names)["stress"] == ANEW
+    trigger = "a trigger searched anew on each model" if anew else "the same trigger"
     facts = (
-        f"{place_of(row)}{chosen}, undefended: ASR {_n(row, 'asr')} %, where the same trigger gets "
+        f"{place_of(row)}{chosen}, undefended: ASR {_n(row, 'asr')} %, where {trigger} gets "
         f"{_n(row, 'asr_clean_merge')} % on the clean merge (the floor), {_n(row, 'asr_single')} % "
         f"on the attacker's own model and {_n(row, 'asr_without_attacker')} % without the attacker"
     )
@@ -108,7 +113,7 @@ def _baselines(worst: Row, beside: Sequence[Row], subject: str) -> str:
     if not ranked:
         return line
     best = min(ranked, key=lambda row: row.mean("asr") or 0.0)
-    return f"{line} The lowest ASR among the baselines is {label(best)}'s, {_n(best, 'asr')} %."
+    return f"{line} The lowest ASR among them is {label(best)}'s, {_n(best, 'asr')} %."
 
 
 def _subject(worst: Row, beside: Sequence[Row], subject: str) -> str:
@@ -133,7 +138,7 @@ def _subject(worst: Row, beside: Sequence[Row], subject: str) -> str:
     said = (
         f"{beaten} does no worse in both ASR and CA"
         if beaten
-        else ("no baseline here does as well in both ASR and CA")
+        else "no other row of this case does as well in both ASR and CA"
     )
     return f"{line}; {said}.{_avoided(worst, row)}"
 
