@@ -28,6 +28,9 @@ CLOSE = {"float32": 0.0, "bfloat16": 0.01, "float16": 0.01 / 8}
 two best classes. On the embedded suite no count depends on the precision then
 (docs/paper_scale.md); a network with larger rounding errors may need more."""
 
+CPU_BATCH, GPU_BATCH = 50, 250
+"""Test images per call: activations that stay in a CPU's cache, or enough to fill a GPU."""
+
 Hits = dict[str, "Tensor"]
 """Name -> (N,) bool, one entry per test image, in stored order."""
 
@@ -51,7 +54,7 @@ def evaluate(
     *,
     adapters: Mapping[str, StateDict] | None = None,
     flip_images: int,
-    batch: int = 250,
+    batch: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Evaluation, Hits]:
     """Measure a model.
@@ -64,7 +67,7 @@ def evaluate(
         adapters: task -> the adapter that the model brings for it, if any.
         flip_images: how many images of each other task also get the trigger; with 0 no flips are
             counted.
-        batch: test images per encoder call and variant.
+        batch: test images per encoder call and variant; None: what suits the encoder's device.
         progress: called with (tasks done, tasks).
 
     Returns:
@@ -73,6 +76,8 @@ def evaluate(
         `<i>/correct`, `<i>/flipped/<task>`, `<i>/flipped_shuffled/<task>`.
     """
     hits: Hits = {}
+    if batch is None:
+        batch = CPU_BATCH if torch.device(encoder.device).type == "cpu" else GPU_BATCH
     with torch.no_grad():
         for done, (task, test) in enumerate(tests.items()):
             head = behind(test.head, (adapters or {}).get(task))
