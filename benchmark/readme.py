@@ -1,10 +1,14 @@
-"""Every table of results/ again, and one of them with its picture in README.md.
+"""Every table of results/ again, and those that README.md shows, one with its picture.
 
 `python -m benchmark.readme`
+
+In README.md a table stands between two comments: `<!-- table: COMMAND -->` for the whole of it,
+`<!-- rows: COMMAND -->` for its rows alone with a link to the rest, and `<!-- end -->`.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,16 +20,37 @@ from benchmark.store import write_atomic
 from benchmark.tables import Table
 
 ROOT = Path(__file__).parent.parent
-START = "<!-- table: lfpm-bench tables demo --records results/demo -->"
-END = "<!-- end -->"
+SHOWN = re.compile(
+    r"(<!-- (table|rows): lfpm-bench tables (\w+) --records results/\3 -->\n)(.*?)(?=<!-- end -->)",
+    re.S,
+)
+"""Start, what is shown, table, text between."""
 
 
-def block(table: Table) -> str:
-    """What stands between the markers: the table and the commits its numbers were made at."""
+def filled(text: str) -> str:
+    """README's text with every table in it made again."""
+    return SHOWN.sub(lambda found: found[1] + SHOW[found[2]](found[3]), text)
+
+
+def whole(name: str) -> str:
+    """The table with its caption, and the commits its numbers were made at."""
+    table = made(name)
     records = [record for row in table.rows for record in row.records]
     commits = sorted({at[:10] for r in records if (at := r.provenance.get("commit"))})
     said = f"Made at commit {', '.join(commits)}; `make results` regenerates it."
-    return f"{START}\n{tables.render(table, 'md')}\n{said}\n"
+    return f"{tables.render(table, 'md')}\n{said}\n"
+
+
+def rows(name: str) -> str:
+    """Title and rows, and where the caption is."""
+    title, body, _ = tables.render(made(name), "md").split("\n\n", 2)
+    said = (
+        f"Caption, and how to compute each row again: [results/{name}](results/{name}/{name}.md)."
+    )
+    return f"{title}\n\n{body}\n\n{said}\n"
+
+
+SHOW = {"table": whole, "rows": rows}
 
 
 def picture(table: Table) -> str:
@@ -39,13 +64,9 @@ def picture(table: Table) -> str:
 def main() -> None:
     """Rewrite results/, README.md and docs/demo.svg from the committed records."""
     regenerate()
-    table = made("demo")
     path = ROOT / "README.md"
-    text = path.read_text()
-    before, rest = text.split(START, 1)
-    after = rest.split(END, 1)[1]
-    write_atomic(path, f"{before}{block(table)}{END}{after}".encode())
-    write_atomic(ROOT / "docs/demo.svg", picture(table).encode())
+    write_atomic(path, filled(path.read_text()).encode())
+    write_atomic(ROOT / "docs/demo.svg", picture(made("demo")).encode())
 
 
 if __name__ == "__main__":

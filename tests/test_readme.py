@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.committed import made
-from benchmark.readme import END, START, block
+from benchmark.readme import SHOWN, filled
 from tests.small import ATTACKS, ROOT, WORDS, bench
 
 README = (ROOT / "README.md").read_text()
@@ -58,9 +57,12 @@ def test_python_snippet_runs():
     assert names["merged"]["weight"].shape == (4,)
 
 
-def test_the_table_is_what_the_records_give():
-    shown = README[README.index(START) : README.index(END)]
-    assert shown.strip() == block(made("demo")).strip()
+def test_the_tables_are_what_the_records_give():
+    assert [found[3] for found in SHOWN.finditer(README)] == ["demo", "heldout_lfpm"]
+    assert filled(README) == README
+    other = README.replace("| lfpm ", "| mine ")
+    assert other != README
+    assert filled(other) == README
 
 
 def test_the_property_table_is_that_of_the_docs():
