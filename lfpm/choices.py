@@ -149,12 +149,15 @@ class Sharpness:
     [note] "SAM-like optimisation"; nothing more is known, so all of it is [ours].
 
     Attributes:
-        kind: "none"; "ascent": the gradient is taken again at tau_a + rho G/|G|, G accumulated
-            over the nodes; "node_ascent": at every node, at theta(alpha_k) + rho g_k/|g_k| with
-            that node's own gradient g_k; "path_aware": once, at tau_a moved by rho towards 0, i.e.
-            towards the backdoored model (after PAM, Min et al. 2024).
+        kind: "none"; "ascent": the gradient is taken again at v + rho G/|G|, G accumulated over the
+            nodes and v what AdamW moves; "node_ascent": at every node, at theta(alpha_k) +
+            rho g_k/|g_k| with that node's own gradient g_k; "path_aware": once, at v moved by rho
+            towards 0, i.e. towards the backdoored model (after PAM, Min et al. 2024). For a dense
+            tau_a that is the path with every alpha smaller by the share rho/|v|, so once v is long
+            it is close to "none".
         adaptive: both ascents are scaled by the size of each weight (ASAM, Kwon et al. 2021).
-        rho: distance, in Euclidean norm of weights.
+        rho: Euclidean distance, of weights for "node_ascent", else of v: of V in a metric, of the
+            factors of an adapter. The kinds are therefore not comparable at equal rho.
         batch: images per task, of the step's own, under the ascent gradient.
     """
 
@@ -197,8 +200,9 @@ class Descent:
         warmup: share of the steps in which it rises; it then falls to 0 as a cosine.
         batch: images per task and step; each is used clean and prompted.
         max_steps: taken even if the pass budget allows more.
-        stop: training ends when no more than this share of the mined prompts reach their goal
-            (running mean, on training images); 0: never.
+        stop: training ends when the mean success of the prompts tried so far (running means, on
+            training images) is no more than this; 0: never. What was trained too long or not long
+            enough is then up to lambda_a, chosen on held-out images.
     """
 
     lr: Annotated[float, Field(gt=0, le=1)]

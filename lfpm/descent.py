@@ -48,7 +48,7 @@ def train(problem: Problem, steps: int, ctx: Context) -> Trained:
         with torch.no_grad():
             tau = form.vector(variables)
         adversary = next_adversary(problem, adversary, tau, step, ctx)
-        if adversary.pool.reached < descent.stop:
+        if descent.stop and adversary.pool.reached <= descent.stop:
             return Trained(_whole(tau, problem.merged), adversary, step)
         gradient, adversary = outer_gradient(problem, adversary, variables, step, ctx)
         for name, value in variables.items():
@@ -94,9 +94,7 @@ def outer_gradient(
         found = path_at(variables, method.sharpness.batch, ())
         return form.pulled_back(variables, found.weights)
 
-    # T of the adaptive form: the weights themselves, or an adapter's factors.
-    sizes = {name: value + problem.merged.get(name, 0) for name, value in variables.items()}
-    there = displaced(method.sharpness, variables, sizes, ascent)
+    there = displaced(method.sharpness, variables, _sizes(problem, variables), ascent)
     found = path_at(there, method.descent.batch, (values,) if method.mining.free else ())
     noted = {"reached": adversary.pool.reached, "captured": adversary.share}
     ctx.watch(step, {"loss": found.value, **noted})
@@ -105,6 +103,18 @@ def outer_gradient(
         pool = adversary.pool.step(found.inputs[0], members)
         adversary = replace(adversary, pool=pool)
     return form.pulled_back(there, found.weights), adversary
+
+
+def _sizes(problem: Problem, variables: Tensors) -> Tensors:
+    """What T of the adaptive form is the size of: the weights, or an adapter's factors."""
+    if not problem.method.sharpness.adaptive:
+        return variables
+    with torch.no_grad():
+        tau = problem.form.vector(variables)
+    return {
+        name: problem.merged[name] + tau[name] if name in problem.merged else value
+        for name, value in variables.items()
+    }
 
 
 def _ascent(problem: Problem) -> Ascent | None:

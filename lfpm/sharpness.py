@@ -5,7 +5,9 @@ ascent       G(v + eps), eps = rho G/|G|, G accumulated over all nodes of the pa
 node_ascent  at each node, dl/dtheta at theta + eps_k, eps_k = rho g_k/|g_k|
 path_aware   G(v - rho v/|v|): nearer to the backdoored model, without ascent
 
-Adaptive ascents use eps = rho T^2 G/|T G| with T = |weights|.
+Adaptive ascents use eps = rho T^2 G/|T G| with T = |weights|. v is what AdamW moves: V of the
+metric, an adapter's factors, or tau_a itself. Where tau_a is linear in v, path_aware is
+G((1 - rho/|v|) v): every node of the path a little nearer to 0, and nothing else.
 """
 
 from __future__ import annotations
@@ -46,5 +48,5 @@ def upwards(
 ) -> Tensors:
     """eps, plain or adaptive."""
     if settings.adaptive:
-        return adaptive_displacement(gradient, weights, settings.rho)
+        return adaptive_displacement(weights, gradient, settings.rho)
     return displacement(gradient, settings.rho)

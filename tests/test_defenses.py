@@ -8,13 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 
 from baselines.defenses.scale_lambda import smallest_agreeing
 from baselines.merging.task_arithmetic import TaskArithmetic
 from benchmark import selection
 from benchmark.algebra import add, task_vector
+from benchmark.attacks.triggers import Patch, place_of, white
 from benchmark.components import build, option
 from benchmark.errors import AccessDenied, BenchError
+from benchmark.models.heads import logits
 from benchmark.types import Expert, Grant, Images, Model
 from tests import tiny
 
@@ -173,6 +176,30 @@ def test_lambda_zero_is_the_identity():
     poor = run(defense("ibvs", passes=10))
     assert (poor.info["steps"], poor.info["passes"]) == (0, 0)
     assert tiny.equal(poor.encoder, MERGED)
+
+
+def test_the_backdoor_vector_points_to_the_defenders_own_backdoor_and_is_subtracted():
+    part = defense("ibvs", rate=1.0, target=1, max_drop=1.0, scales=[0.5], passes=4000)
+    ctx, stages = tiny.context(part, role=ROLE, images=96), tiny.MemoryStages()
+    train, _ = selection.dev_parts(ctx, tiny.TASKS, part.needs[0])
+    vector, _ = part.backdoor_vector(BASE, train["b"], 1500, ctx)
+    row, col = place_of(part.trigger_place, 4, tiny.SIDE)
+    shown = Patch(white(4), row, col)(train["b"].images.float() / 255)
+    goal = torch.ones(len(shown), dtype=torch.long)
+
+    def lost(scale: float) -> float:
+        with torch.no_grad():
+            features = ctx.encoder(add(BASE, vector, scale), shown)
+            return float(cross_entropy(logits(features, ctx.heads["b"]), goal))
+
+    assert lost(1.0) < lost(0.0) < lost(-1.0)
+    model = run(part, stages=stages)
+    (found,) = (made for made, _ in stages.kept.values())
+    assert model.info["chosen_scale"] == 0.5
+    assert all(
+        torch.allclose(model.encoder[name], MERGED[name] - 0.5 * found[name].float(), atol=1e-6)
+        for name in found
+    )
 
 
 def test_the_largest_affordable_lambda_is_chosen():

@@ -10,6 +10,7 @@ from benchmark.algebra import add, norm, task_vector
 from benchmark.artifacts import below
 from benchmark.components import build, identity, option
 from benchmark.errors import AccessDenied, BenchError
+from benchmark.models.heads import logits
 from benchmark.models.lora import Lora
 from benchmark.models.moments import recorded
 from benchmark.optimisation.sam import displacement, moved
@@ -197,6 +198,17 @@ def test_adaptive_ascent_leaves_weights_of_zero_where_they_are():
     assert not torch.equal(there["b"], tau["b"])
 
 
+@pytest.mark.parametrize("kind", ["ascent", "node_ascent"])
+def test_adaptive_ascent_is_that_of_asam(kind):
+    weights = {"w": torch.tensor([2.0, -1.0, 0.0])}
+    gradient = {"w": torch.tensor([0.5, 3.0, 7.0])}
+    # T g = (1, 3, 0), |T g| = sqrt(10); eps = rho T (T g) / |T g|, uphill whatever w's sign.
+    expected = 0.1 * torch.tensor([2.0, 3.0, 0.0]) / 10**0.5
+    assert torch.allclose(
+        upwards(sharp(kind, 0.1, adaptive=True), weights, gradient)["w"], expected
+    )
+
+
 def test_ascent_at_a_node_takes_the_gradient_at_its_own_displaced_weights():
     merged, tau = two_layer_weights("merged"), two_layer_weights("tau")
     quadrature, settings = [(0.5, 0.25), (1.0, 0.75)], sharp("node_ascent", 0.1)
@@ -370,6 +382,43 @@ def test_nothing_is_lost_at_the_merged_model():
     everything = (features.flip(0) - features).square().sum(1).mean() / 2.0
     assert 0 < other.energy <= everything + 1e-6
     assert float(other.total(settings)) > float(other.energy)
+
+
+@pytest.mark.parametrize("match", ["clean", "all"])
+@pytest.mark.parametrize("reference", ["merged", "current"])
+def test_the_terms_of_a_node_by_hand(reference: Any, match: Any):
+    """Two tasks of two images, one after the other; s = 2, and every weight another."""
+    rng = generator("by hand")
+    own, now, prompted = (torch.randn(4, 6, generator=rng) for _ in range(3))
+    heads = tuple(torch.randn(3, 6, generator=rng) for _ in range(2))
+    labels = (torch.tensor([0, 2]), torch.tensor([1, 1]))
+
+    def log_probs(features, i):
+        return torch.log_softmax(logits(features[i : i + 1], heads[i // 2])[0], 0)
+
+    frozen = tuple(torch.stack([log_probs(own, i) for i in pair]) for pair in ((0, 1), (2, 3)))
+    batch = Batch(torch.zeros(4, 3, 8, 8), own, labels, frozen, heads)
+    settings = Losses(reference=reference, match=match, mu=0.3, beta=0.5, nu=0.7)
+    energy = Energy([Partition("sample"), Partition("sample")], 2.0)
+    now.requires_grad_()
+    terms = node_terms(now, prompted, batch, energy, settings)
+    expected = dict.fromkeys(("energy", "cross_entropy", "match", "kl"), 0.0)
+    for i in range(4):
+        unit = own[i] / own[i].norm()
+        shift = (prompted[i] - (own[i] if reference == "merged" else now[i])).detach()
+        drift = (now[i] - own[i]).detach()
+        expected["energy"] += float((shift - (shift @ unit) * unit).square().sum()) / 2 / 4
+        held = drift if match == "all" else (drift @ unit) * unit
+        expected["match"] += float(held.square().sum()) / 2 / 4
+        expected["cross_entropy"] -= float(log_probs(prompted, i)[labels[i // 2][i % 2]]) / 4
+        before, after = log_probs(own, i), log_probs(now, i).detach()
+        expected["kl"] += float((before.exp() * (before - after)).sum()) / 4
+    found = {name: float(value.detach()) for name, value in vars(terms).items()}
+    assert found == pytest.approx(expected, rel=1e-4)
+    whole = expected["energy"] + 0.3 * expected["cross_entropy"]
+    whole += 0.5 * (expected["match"] + 0.7 * expected["kl"])
+    assert float(terms.total(settings).detach()) == pytest.approx(whole, rel=1e-4)
+    assert not terms.energy.requires_grad, "what prompted features are drawn to is held fixed"
 
 
 # -- the choice of lambda_a ----------------------------------------------------------------------

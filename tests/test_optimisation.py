@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from benchmark.algebra import norm
 from benchmark.components import build
 from benchmark.optimisation.mining import gain, mine
-from benchmark.optimisation.prompts import LEAST, PRIOR, Given, new_pool, shuffled
+from benchmark.optimisation.prompts import (
+    LEAST,
+    MEMORY,
+    PRIOR,
+    UNKNOWN,
+    Given,
+    new_pool,
+    shuffled,
+)
 from benchmark.optimisation.sam import displacement, moved
 from benchmark.optimisation.settings import Prompts
 from benchmark.optimisation.unlabelled import Unlabelled
@@ -176,6 +184,11 @@ def test_what_was_scouted_decides_between_goals_ever_after():
         pool = pool.noted(everyone(pool), torch.arange(12) // 4 == 1)
     moved = pool.moved_on()
     assert torch.equal(moved.values, pool.values), "prompts are kept"
+    two = Given(torch.tensor([4, 5]), torch.zeros(2, 2, dtype=torch.long), None)
+    seen = moved.noted(two, torch.tensor([True, False]))
+    expected = (MEMORY * UNKNOWN + (1 - MEMORY) + MEMORY * UNKNOWN) / 2
+    assert moved.reached == UNKNOWN
+    assert seen.reached == pytest.approx(expected), "of those that were tried alone"
     for _ in range(40):
         moved = moved.noted(everyone(moved), torch.arange(12) // 4 == 0)
     chosen = moved.assign([torch.full((2000,), 2)], generator("assign")).members

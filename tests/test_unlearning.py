@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -316,6 +317,26 @@ def test_the_universal_perturbation_is_per_task_and_on_the_first_images_only():
         assert torch.allclose(part.inner_loss(MERGED, change, batch, ctx), expected)
 
 
+def test_the_inner_ascent_goes_uphill_and_stays_in_the_ball():
+    part = defense("i_bau", ascent_lr=0.1, radius=1e6, norm_weight=0.0)
+    ctx = context(part)
+    batch, still = sau_batch(part, ctx), torch.zeros(3, 3, tiny.SIDE, tiny.SIDE)
+
+    def lost(change: torch.Tensor) -> float:
+        with torch.no_grad():
+            return -float(part.inner_loss(MERGED, change, batch, ctx))
+
+    free = part._ascended(still, MERGED, batch, ctx)
+    assert lost(free) > lost(still)
+    lengths = free.flatten(1).norm(dim=1)
+    assert (lengths > 0).all()
+    bound = float(lengths.median())
+    held = replace(part, radius=bound)._ascended(still, MERGED, batch, ctx)
+    expected = torch.minimum(lengths, torch.tensor(bound))
+    assert torch.allclose(held.flatten(1).norm(dim=1), expected)
+    assert torch.allclose(held / expected.view(-1, 1, 1, 1), free / lengths.view(-1, 1, 1, 1))
+
+
 def test_the_hypergradient_reaches_every_weight_and_differs_from_the_plain_one():
     part = defense("i_bau", map_step=0.1)
     ctx = context(part)
@@ -418,28 +439,30 @@ def test_the_masks_loss_is_the_sum_of_its_terms():
 # -- prompt_unlearning
 
 
-def test_without_prompts_that_move_the_gradient_is_that_of_pseudo_labels():
-    """Prompts that are added and never leave 0; the clean term is flat at the merge itself."""
+def test_without_prompts_that_move_the_gradient_is_of_pseudo_labels_and_clean_kl():
+    """Prompts that are added and never leave 0; away from the merge, where the KL has a slope."""
     still = {**option("defense", "prompt_unlearning")["prompts"], "patches": 0, "fulls": 1}
     still |= {"start": 0.0, "lr": 1e-9}
-    part = defense("prompt_unlearning", prompts=still, first_steps=0, ascent_steps=0)
+    part = defense(
+        "prompt_unlearning", prompts=still, first_steps=0, ascent_steps=0, clean_weight=0.7
+    )
     ctx = context(part)
     train, _ = dev_parts(ctx, tiny.TASKS, part.needs[0])
     data = freeze(ctx, MERGED, train)
     weights, other = (
-        {name: value.clone().requires_grad_() for name, value in MERGED.items()} for _ in range(2)
+        {name: value.clone().requires_grad_() for name, value in BASE.items()} for _ in range(2)
     )
     part._differentiate(MERGED, data, ctx)(weights, 0)
     batch = data.draw(4, ctx.rng("batch", 0))
-    losses = [
-        cross_entropy(scores, labels)
-        for scores, labels in zip(
-            batch.logits(ctx.encoder(other, batch.images)), batch.labels, strict=True
-        )
-    ]
+    losses = []
+    found = batch.logits(ctx.encoder(other, batch.images))
+    for scores, labels, frozen in zip(found, batch.labels, batch.log_probs, strict=True):
+        kl = (frozen.exp() * (frozen - scores.log_softmax(1))).sum(1).mean()
+        assert kl > 1e-4
+        losses.append(cross_entropy(scores, labels) + 0.7 * kl)
     torch.stack(losses).mean().backward()
-    found, by_hand = ({n: v.grad for n, v in each.items()} for each in (weights, other))
-    assert close(found, by_hand, 1e-4)
+    slopes, by_hand = ({n: v.grad for n, v in each.items()} for each in (weights, other))
+    assert close(slopes, by_hand, 1e-4)
 
 
 # -- all

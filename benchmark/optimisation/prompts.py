@@ -177,8 +177,9 @@ class Pool:
 
     @property
     def reached(self) -> float:
-        """Mean success over all members, in [0,1]."""
-        return float(self.success.mean())
+        """Mean success of the members tried on the present weights, in [0,1]; else `UNKNOWN`."""
+        tried = self.tries.sum(1) > 0
+        return float(self.success[tried].mean()) if tried.any() else UNKNOWN
 
     def _place(self, given: Given) -> Tensor:
         """(B,) numbers of the places, row by row, that these members were shifted to."""
