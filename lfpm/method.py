@@ -43,7 +43,8 @@ class Lfpm:
     """Linear Feature Path Minimization.
 
     theta_def = theta_m + lambda_a tau_a, where tau_a minimises the node loss integrated over
-    theta(alpha) = theta_m + alpha tau_a. It sees unlabelled dev images of the merged tasks only.
+    theta(alpha) = theta_m + alpha tau_a. It sees unlabelled dev images of the merged
+    tasks and, with `mining.scouting`, the contributors' own models.
     Per-task adapters of the merge are used as they are, and passed on.
 
     Attributes:
@@ -89,7 +90,7 @@ class Lfpm:
         return (Grant("dev", labels=False, per_task=self.images),)
 
     def accepts(self, merge: Merge) -> str | None:
-        """Every merge: only its result is used."""
+        """Every merge: of it only the result is used."""
         return None
 
     def __call__(
