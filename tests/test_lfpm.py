@@ -13,10 +13,11 @@ from benchmark.errors import AccessDenied, BenchError
 from benchmark.models.heads import logits
 from benchmark.models.lora import Lora
 from benchmark.models.moments import recorded
+from benchmark.optimisation.prompts import shuffled
 from benchmark.optimisation.sam import displacement, moved
-from benchmark.optimisation.unlabelled import Batch, cross_entropy
+from benchmark.optimisation.unlabelled import Batch, cross_entropy, freeze
 from benchmark.seeds import generator
-from benchmark.selection import passes_used
+from benchmark.selection import dev_parts, passes_used
 from benchmark.types import Grant, Model
 from lfpm.budget import cost
 from lfpm.choices import Losses, Partitioning, Path, PerImage, Sharpness
@@ -24,7 +25,7 @@ from lfpm.losses import Energy, node_terms
 from lfpm.partition import Partition, captured, fit
 from lfpm.path import at, count, nodes, path_gradient
 from lfpm.per_image import own_prompts
-from lfpm.selection import Trial, choose
+from lfpm.selection import Trial, choose, fresh_probes, trial
 from lfpm.sharpness import displaced, upwards
 from lfpm.vector import adapter, along_inputs, dense, inverse_root
 from tests import tiny
@@ -478,6 +479,36 @@ MERGE = tiny.merge_of(Model(MERGED, info={"scale": 0.5}))
 def defend(method, seed=0, **settings):
     ctx = tiny.context(method, role=("defense", "lfpm"), seed=seed, images=15, **settings)
     return method(MERGE, BASE, EXPERTS, ctx), ctx
+
+
+@pytest.mark.parametrize("goal", ["class", "away"])
+def test_probes_by_hand(goal: Any):
+    """Prompts as drawn; the control of those without a goal is their own pixels, shuffled."""
+    start = {"selection.steps": 0, "selection.adapt": 0, "selection.probe.goal": goal}
+    method = lfpm(**{**start, "selection.reach": 0.5, "selection.images": 4})
+    ctx = tiny.context(method, role=("defense", "lfpm"), images=15)
+    _, held = dev_parts(ctx, tiny.TASKS, method.needs[0])
+    probes = fresh_probes(method.selection, MERGED, freeze(ctx, MERGED, held), ctx)
+    found = trial(0.5, BASE, probes, ctx)
+    rng, rate, same = ctx.rng("probe"), 0.0, 0.0
+    batch = probes.data.first(4)
+    given = probes.pool.assign(batch.labels, rng)
+    shown = [batch.images, probes.pool.apply(batch.images, given)]
+    if goal == "away":
+        shown.append(shuffled(probes.pool, rng).apply(batch.images, given))
+    with torch.no_grad():
+        said = [[s.argmax(1) for s in batch.logits(ctx.encoder(BASE, x))] for x in shown]
+    for task, labels in enumerate(batch.labels):
+        clean, prompted = said[0][task], said[1][task]
+        same += float((clean == labels).float().mean()) / 3
+        if given.goals is not None:
+            rate += float((prompted == given.goals[task]).float().mean()) / 3
+        else:
+            by_prompt, by_control = prompted != clean, said[2][task] != clean
+            rate += float(by_prompt.float().mean() - by_control.float().mean()) / 3
+    assert (found.scale, found.reached) == (0.5, pytest.approx(rate))
+    assert found.agreement == pytest.approx(same)
+    assert trial(0.0, MERGED, probes, ctx).agreement == 1
 
 
 def test_defended_model_is_merged_plus_scaled_vector():
