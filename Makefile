@@ -36,7 +36,7 @@ lint: $(READY)            ## format, lint, types, import contracts
 
 results: $(READY)         ## regenerate results/ (hours on two cores; computes what the store lacks)
 	$(BIN)/lfpm-bench demo seed=0,1,2 --out results/demo --adopt results/demo/records
-	for name in heldout_defenses table_lfpm_authors table_merges_attacks table_merges_variants table_merges_lora table_peft_strength \
+	for name in heldout_defenses table_lfpm_authors table_lfpm_full_length table_merges_attacks table_merges_variants table_merges_lora table_peft_strength \
 			adaptive_triggers adaptive_stress adaptive_several transfer_scales; do \
 		$(BIN)/lfpm-bench run -m experiment=$$name || exit 1; \
 	done
