@@ -214,7 +214,7 @@ def assemble(cell: Cell, store: Store) -> Record:
         main=counts.pop("main"),
         controls=counts,
         info={"model": made["info"]["info"], "implanted": attack, **told},
-        provenance=_flat(cost),
+        provenance=_flat(cost, made["info"]["info"].get("steps")),
         curve=_curve(cell, store),
     )
 
@@ -233,12 +233,17 @@ def _curve(cell: Cell, store: Store) -> tuple[records.Point, ...]:
     )
 
 
-def _flat(cost: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The evaluation's provenance, with seconds, memory and images per second of both stages."""
+def _flat(cost: Mapping[str, Mapping[str, Any]], steps: int | None) -> dict[str, Any]:
+    """The evaluation's provenance, with seconds, memory and images per second of both stages.
+
+    Where the defence tells of `steps`, also how many it took a second, all else included.
+    """
     measured = ("seconds", "peak_memory_mib", "images_per_s", "images")
     common = {name: v for name, v in cost["evaluation"].items() if name not in measured}
     spent = {name: {stage: made.get(name) for stage, made in cost.items()} for name in measured}
-    return {**common, **spent}
+    seconds = spent["seconds"]["defense"]
+    pace = {"steps_per_s": round(steps / seconds, 3)} if steps and seconds else {}
+    return {**common, **spent, **pace}
 
 
 def _record(

@@ -62,6 +62,15 @@ def test_every_cell_has_a_record_with_counts_and_controls(store):
         assert record.provenance["peak_memory_mib"]["evaluation"] > 0
 
 
+def test_a_record_says_how_many_steps_a_second_its_defence_took():
+    from benchmark.pipeline import _flat
+
+    cost = {"defense": {"seconds": 4.0}, "evaluation": {"seconds": 1.0, "device": "cpu"}}
+    assert _flat(cost, 58)["steps_per_s"] == 14.5
+    assert "steps_per_s" not in _flat(cost, None)
+    assert _flat(cost, None)["seconds"] == {"defense": 4.0, "evaluation": 1.0}
+
+
 @pytest.mark.slow
 def test_an_exported_model_is_right_as_often_as_its_record_says(store, tmp_path):
     """Loaded by open_clip alone, with heads made of the folder's own prompts."""
