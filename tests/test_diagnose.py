@@ -47,7 +47,7 @@ from benchmark.optimisation.prompts import Given, new_pool
 from benchmark.report import Page, render_report
 from benchmark.store import Store
 from benchmark.types import Expert, Grant, Merge, Model, Place, StateDict
-from tests.small import ATTACKS, WORDS
+from tests.small import ATTACKS, ROOT, WORDS
 from tests.test_report import Balance, outward
 
 LAYERS = ("block 1", "embedding", "logits")
@@ -145,9 +145,13 @@ def test_words_of_a_cell_beside():
     assert words_beside(words, "lfpm", longer) == [*words, "defense.passes=9"]
 
 
-def test_the_shipped_diagnosis_shows_what_the_issue_asks_for():
+def test_the_shipped_diagnosis_has_every_curve_and_so_has_the_committed_one():
     shipped = build(option("diagnosis", "standard"), "diagnosis")
-    assert [one.label for one in shipped.beside] == ["end point only", "ibvs"]
+    beside = [one.label for one in shipped.beside]
+    assert beside == ["end point only", "ibvs"]
+    made = json.loads((ROOT / "results/table_lfpm/diagnostics/diagnosis.json").read_text())
+    assert [curve["label"] for curve in made["curves"]] == ["lfpm", *beside]
+    assert not made["missing"]
 
 
 # -- sheets --
