@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import combinations, product
 from math import comb
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -215,7 +216,7 @@ def test_adopted_hits_are_found_beside_their_records(tmp_path: Path) -> None:
 # -- rows --
 
 
-def cell(defense: str, asr: int, seed: int = 0, ca: int = 80, **config: int) -> Record:
+def cell(defense: str, asr: int, seed: int = 0, ca: int = 80, **config: Any) -> Record:
     main = evaluation(f"{asr} {ca}", ca=(ca, ca), asr=asr)
     values = {"attack": {"size": 6}, **config}
     return record(defense, main, seed=seed, config=values)
@@ -242,7 +243,8 @@ def test_without_hits_nothing_is_bold_and_the_caption_says_so() -> None:
     text = render(made, "md")
     assert made.tests == ()
     assert "**lfpm" not in text
-    assert "nothing was tested: 1 of 1 pairs of ranked rows have no images in common" in text
+    assert "nothing was tested: 1 of 1 pairs of ranked rows are not tested" in text
+    assert "share no seed with per-image hits" in text
 
 
 def test_the_largest_p_of_the_seeds_counts_and_they_must_agree() -> None:
@@ -278,6 +280,22 @@ def test_rows_of_other_triggers_are_not_compared() -> None:
     table = make("demo", made, hits=hits(made))
     assert table.tests == ()
     assert "1 of 1 pairs" in render(table, "md")
+
+
+def test_rows_of_one_setting_are_compared_whenever_they_were_recorded() -> None:
+    """Options that came later, at their neutral values, are no difference (`alike.telling`)."""
+    backbone = {"_target_": "benchmark.models.backbone.Backbone", "size": 32}
+    earlier = {"suite": {"granted": 300}, "backbone": backbone}
+    later = {
+        "suite": {"granted": 300, "precision": None},
+        "backbone": {**backbone, "name": None, "precision": "float32"},
+    }
+    made = [cell("ft", 60, **earlier), cell("lfpm", 10, **later)]
+    table = make("demo", made, hits=hits(made))
+    assert {test.metric for test in table.tests} == {"ca", "asr", "target_recall", "triggered_acc"}
+    assert bold(made) == {"lfpm"}
+    other = [made[0], cell("lfpm", 10, **{**later, "suite": {"precision": "float16"}})]
+    assert make("demo", other, hits=hits(other)).tests == ()
 
 
 def test_p_values_are_adjusted_for_the_whole_table() -> None:

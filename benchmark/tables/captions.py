@@ -129,7 +129,10 @@ def _tests(table: Table) -> str:
     if not among or not any(column.ranked for column in table.layout.columns):
         return ""
     lost = len(among) - len({test.rows for test in table.tests})
-    untold = f"{lost} of {len(among)} pairs of ranked rows have no images in common to compare"
+    untold = (
+        f"{lost} of {len(among)} pairs of ranked rows are not tested, since they differ in more "
+        "than the defence (another trigger, say) or share no seed with per-image hits"
+    )
     if not table.tests:
         return f"Nothing is bold, since nothing was tested: {untold}."
     how = (

@@ -7,11 +7,11 @@ other), and 1 where the seeds disagree on who is better. It is small only if eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
+from benchmark.tables.alike import telling
 from benchmark.tables.exact import holm, mcnemar, sign_flips
 from benchmark.tables.hits import Hits, strata
 from benchmark.tables.pooled import settings, value
@@ -109,8 +109,8 @@ def _over_seeds(
     metric: str, places: tuple[int, int], rows: Sequence[Row], hits: Hits
 ) -> Test | None:
     one, other = (rows[at] for at in places)
-    if _but_defence(one.config) != _but_defence(other.config):
-        return None  # another attack, say: other images, or other triggers on them
+    if not same_but_defence(one, other):
+        return None  # another attack, say: other triggers, or other images
     ours, theirs = ({record.seed: record for record in row.records} for row in (one, other))
     seeds = tuple(sorted(ours.keys() & theirs.keys()))
     each = []
@@ -128,8 +128,10 @@ def _over_seeds(
     return Test(metric, places, differences, p, seeds=seeds)
 
 
-def _but_defence(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: node for name, node in config.items() if name != "defense"}
+def same_but_defence(one: Row, other: Row) -> bool:
+    """Whether two rows' cells differ in the defence alone, by what tells cells apart."""
+    ours, theirs = (telling(row.config) | {"defense": None} for row in (one, other))
+    return ours == theirs
 
 
 def _over_settings(
