@@ -17,6 +17,7 @@ from PIL import Image
 from benchmark.__main__ import main
 from benchmark.artifacts import dump_compromise
 from benchmark.attacks.triggers import Patch
+from benchmark.committed import RESULTS
 from benchmark.recorded import record_cell
 from benchmark.records import Record, write
 from benchmark.report import Page, write_folder
@@ -115,6 +116,23 @@ def test_rows_lead_to_the_cells_they_show():
     both = tuple(row for row in rows(made()) if row.names["defense"] in ("ft", "zero_shot"))
     pooled = replace(both[0], names={**both[0].names, "attack": "all of them"}, parts=both)
     assert [one.name for one in entries_of(pooled, every)] == ["ft", "none"]
+
+
+def test_records_from_before_an_option_are_of_the_same_cell():
+    earlier = record("ft", evaluation("a", asr=60), config={"suite": {"granted": 300}})
+    suite = {"granted": 300, "precision": None}
+    later = record("ft", evaluation("b", asr=40), seed=1, config={"suite": suite})
+    (entry,) = entries([later, earlier])
+    assert entry.records == (earlier, later)
+    (row,) = rows([later, earlier])
+    assert entries_of(row, [entry]) == [entry]
+    assert entries_of(rows([later])[0], [entry]) == [entry]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/records")), ids=lambda p: p.parent.name)
+def test_no_record_is_without_a_page(path):
+    every = find(path)
+    assert sum(len(entry.records) for entry in entries(every)) == len(every) > 0
 
 
 def test_curves_are_the_means_of_what_records_hold():

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmark.records import Record
 from benchmark.store import canonical
+from benchmark.tables.alike import telling
 from benchmark.tables.metrics import UNDEFENDED
 from benchmark.tables.rows import DERIVED, UNSAID, Row, named, rows
 
@@ -60,9 +61,8 @@ def entries(records: Iterable[Record]) -> list[Entry]:
 
 
 def _address(names: Mapping[str, str], config: Mapping[str, Any]) -> str:
-    """Ten hex digits that tell cells apart, whatever their seeds."""
-    values = {name: value for name, value in config.items() if name != "seed"}
-    text = canonical([dict(names), values])
+    """Ten hex digits that tell cells apart as `rows` does, whatever their seeds."""
+    text = canonical([dict(names), telling(config)])
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -88,6 +88,6 @@ def entries_of(row: Row, every: Sequence[Entry]) -> list[Entry]:
 
 def _shows(row: Row, entry: Entry) -> bool:
     """Whether everything that the row knows of its values is so in the cell."""
-    config = entry.records[0].config
-    same = all(config.get(name) == value for name, value in row.config.items())
+    config = telling(entry.records[0].config)
+    same = all(config.get(name) == value for name, value in telling(row.config).items())
     return same and row.setting == entry.row.setting
