@@ -158,7 +158,8 @@ def _tables(words: list[str]) -> int:
         type=Path,
         action="append",
         default=[],
-        help="a folder of records, with `hits` beside it, instead of the store; may be repeated",
+        help="a folder of records, with `hits` beside it, or of such folders named after tables "
+        "and experiments, instead of the store; may be repeated",
     )
     parser.add_argument(
         "--partial", action="store_true", help="also if cells are missing: rows say what and why"

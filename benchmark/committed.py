@@ -18,8 +18,7 @@ def names() -> list[str]:
 
 def folders(name: str) -> list[Path]:
     """Where a table's records are: under its own name and those of its experiments."""
-    each = [RESULTS / one for one in dict.fromkeys((name, *tables.layout(name).experiments))]
-    return [folder for folder in each if (folder / "records").is_dir()]
+    return tables.below(RESULTS, name)
 
 
 def made(name: str) -> tables.Table:

@@ -21,7 +21,7 @@ from benchmark.tables import Table
 
 ROOT = Path(__file__).parent.parent
 SHOWN = re.compile(
-    r"(<!-- (table|rows): lfpm-bench tables (\w+) --records results/\3 -->\n)(.*?)(?=<!-- end -->)",
+    r"(<!-- (table|rows): lfpm-bench tables (\w+) --records results -->\n)(.*?)(?=<!-- end -->)",
     re.S,
 )
 """Start, what is shown, table, text between."""

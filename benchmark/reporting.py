@@ -15,8 +15,8 @@ from benchmark.records import Record
 from benchmark.results import gathered
 from benchmark.store import Store
 
-Source = tuple[str, Path | None]
-"""A table and its folder of records; None: the store."""
+Source = tuple[str, list[Path]]
+"""A table and its folders of records; none: the store."""
 
 
 def report(
@@ -33,8 +33,9 @@ def report(
     Args:
         names: of tables and of their experiments; none: all tables that have records.
         words: further Hydra words the experiments were run with.
-        folder: take every record in this folder (or, of each table, in the folder below it that
-            has the table's name and `records` in it) instead of the planned ones in the store.
+        folder: take every record in this folder (or, of each table, in the folders below it that
+            have the table's name, or its experiments', and `records` in them) instead of the
+            planned ones in the store.
         diagnostics: where diagnoses are; None: `diagnostics` beside the records of `folder`.
         out: the folder; a name ending in `.html` makes a single page without pages of cells.
         partial: show missing cells as rows instead of refusing; without names it is always so.
@@ -67,10 +68,9 @@ def _tables(
 ) -> tuple[list[layouts.Table], dict[str, Record]]:
     """The tables, and the records that they show by their keys."""
     made, records = [], {}
-    for name, source in _sources(names, folder):
-        folders = [] if source is None else [source]
+    for name, folders in _sources(names, folder):
         found, planned, hits = gathered(name, words, folders, partial=partial or not names)
-        if not found and not names:
+        if not names and not _any_shown(name, found):
             continue
         made.append(layouts.make(name, found, planned, hits))
         records |= {one.key: one for one in found}
@@ -82,14 +82,19 @@ def _tables(
     return made, records
 
 
+def _any_shown(name: str, records: Sequence[Record]) -> bool:
+    """Whether a table has anything to show of these records."""
+    order = layouts.layout(name).rows
+    return any(order.shows(record.names) for record in records)
+
+
 def _sources(names: Sequence[str], folder: Path | None) -> Iterator[Source]:
     """Where the records of each table are; without names, of every table that may have some."""
     for name in names or options("table"):
-        own = None if folder is None else folder / name
-        if own is not None and (own / "records").is_dir():
-            yield name, own
-        elif folder is None or names:
-            yield name, folder
+        if folder is None:
+            yield name, []
+        elif names or layouts.below(folder, name):
+            yield name, layouts.folders(name, [folder])
 
 
 def _diagnoses(names: Sequence[str], folder: Path | None, diagnostics: Path | None) -> list[Path]:
@@ -97,7 +102,7 @@ def _diagnoses(names: Sequence[str], folder: Path | None, diagnostics: Path | No
         return find(diagnostics)
     if folder is None:
         return []
-    known = [source for _, source in _sources(names, folder) if source is not None]
+    known = [source for _, sources in _sources(names, folder) for source in sources]
     return [path for source in dict.fromkeys(known) for path in find(source / "diagnostics")]
 
 

@@ -50,7 +50,8 @@ def table(
     Args:
         name: of a table and of its experiment.
         words: further Hydra words the experiment was run with (e.g. seed=0,1,2).
-        folders: take every record in these instead of the planned ones in the store.
+        folders: take every record in these instead of the planned ones in the store; one that
+            holds folders of several tables stands for those that this table asks for.
         partial: show missing cells as rows instead of refusing.
     """
     return layouts.make(name, *gathered(name, words, folders, partial=partial))
@@ -65,7 +66,7 @@ def gathered(
     """
     style = layouts.layout(name)
     if folders:
-        found, hits = layouts.gather(folders)
+        found, hits = layouts.gather(layouts.folders(name, folders))
         return found, [], hits
     cells, store = _all_planned(style.experiments or (name,), words)
     cells = [cell for cell in cells if style.rows.shows(cell.names)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.__main__ import main
 from benchmark.committed import RESULTS, folders, made, names
 from benchmark.tables import Table, render
 
@@ -41,3 +42,20 @@ def test_a_missing_record_changes_the_table() -> None:
     last = max(at for at, one in enumerate(records) if one.names["defense"] == "lfpm")
     short: Table = make("table_lfpm", records[:last] + records[last + 1 :], hits=hits)
     assert render(short, "csv") != render(table("table_lfpm"), "csv")
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_command_gives_the_committed_table(name: str, capsys) -> None:
+    assert main(["tables", name, "--records", str(RESULTS)]) == 0
+    assert capsys.readouterr().out == render(table(name), "md")
+
+
+def test_a_folder_of_records_is_taken_as_it_is() -> None:
+    from benchmark.tables import folders as asked
+
+    one = RESULTS / "table_lfpm_labels"
+    assert asked("table_lfpm_labels", [one]) == [one]
+    assert asked("table_lfpm_labels", [RESULTS]) == [one, RESULTS / "table_lfpm"]
+    assert asked("table_lfpm_labels", [RESULTS, one, RESULTS / "demo/records"]) == [
+        one, RESULTS / "table_lfpm", RESULTS / "demo/records",
+    ]  # fmt: skip

@@ -246,6 +246,21 @@ def test_the_command_gathers_every_table_of_a_folder(tmp_path, capsys):
     assert "index.html" in capsys.readouterr().err
 
 
+def test_the_command_takes_each_tables_experiments_from_a_folder_of_folders(tmp_path):
+    for name in ("table_lfpm", "table_lfpm_labels"):
+        shutil.copytree(ROOT / f"results/{name}/records", tmp_path / f"results/{name}/records")
+    words = ["report", "--records", str(tmp_path / "results"), "--out", str(tmp_path / "all.html")]
+    assert main([*words, f"store={tmp_path / 'store'}"]) == 0
+    text = (tmp_path / "all.html").read_text()
+    # BadMerging's table and LFPM's have no folder of their own, only their experiment's.
+    assert re.findall(r'id="table-([^"]+)"', text) == [
+        "badmerging_table", "lfpm_paper_table", "table_lfpm", "table_lfpm_labels",
+    ]  # fmt: skip
+    labels = text[text.index('id="table-table_lfpm_labels"') :]
+    ties = labels[labels.index("<tbody>") : labels.index("</tbody>")]
+    assert re.search(r"ties</span></td><td[^>]*>(<a[^>]*>)?<span>ibvs", ties)
+
+
 def test_an_unwritable_place_is_named(capsys):
     words = ["report", "demo", "--records", str(ROOT / "results")]
     assert main([*words, "--out", "/dev/null/x"]) == 2

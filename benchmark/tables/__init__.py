@@ -1,6 +1,7 @@
 """Tables: a pure function of records. Neither torch nor Hydra; pandas for LaTeX only."""
 
 from benchmark.tables.captions import caption, notes
+from benchmark.tables.folders import below, folders
 from benchmark.tables.hits import Hits, adopt_hits, find_hits, gather
 from benchmark.tables.layout import Layout, layout
 from benchmark.tables.progress import status, status_text
@@ -15,11 +16,13 @@ __all__ = [
     "Row",
     "Table",
     "adopt_hits",
+    "below",
     "caption",
     "dominating",
     "find",
     "find_hits",
     "flat",
+    "folders",
     "gather",
     "layout",
     "make",
