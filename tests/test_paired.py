@@ -331,7 +331,7 @@ def test_settings_are_the_units_of_a_table_over_settings(monkeypatch: pytest.Mon
     assert "**1" not in over(5)  # 2 of 32 patterns of signs: 0.0625
     twelve = over(12)
     assert "**15.5" in twelve  # 2 of 4,096
-    assert "sign-flip tests over the settings" in twelve
+    assert "sign-flip tests over the 12 settings that two rows share" in twelve
 
 
 def test_counted_names_every_bit() -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from benchmark.records import Record
-from benchmark.tables import Layout, make, render, rows, setting_of, table
+from benchmark.tables import Layout, dominating, make, render, rows, setting_of, table
 from benchmark.tables.layout import Column, layout
 from benchmark.tables.pooled import place, pooled, too_weak
 from benchmark.tables.rows import Row
@@ -220,11 +221,42 @@ def test_what_was_not_run_yet_is_said_with_its_setting(style: Layout) -> None:
     assert make("x", three(), more).rows[0].reason == "4 settings: not run yet: seed 0"
 
 
-def test_rows_over_other_settings_do_not_compete(style: Layout) -> None:
-    found = make("x", three())
-    assert style.comparable(found.rows[0], found.rows) == [found.rows[0]]
-    same = make("x", [*three(), cell("ft", 2, 50)])
-    assert len(style.comparable(same.rows[0], same.rows)) == 2
+def over(defense: str, asr: Sequence[int], ca: int = 60) -> list[Record]:
+    """One cell per setting, in the same order for every defence."""
+    return [
+        record(
+            defense,
+            evaluation(f"{defense} {at}", ca=(80, ca), asr=one),
+            names={"suite": "mini"},
+            config={"attack": {"adversary": "flags", "target": at, "place": "center"}},
+        )
+        for at, one in enumerate(asr)
+    ]
+
+
+def test_rows_over_other_settings_are_tested_on_those_that_both_have(style: Layout) -> None:
+    lfpm = [10, 12, 14, 16, 18, 20, *[30] * 6]
+    found = make("x", [*over("lfpm", lfpm), *over("ft", [60] * 6), *over("clp", [70] * 5)])
+    assert [row.names["defense"] for row in found.rows] == ["clp", "ft", "lfpm"]
+    assert all(len(style.comparable(row, found.rows)) == 3 for row in found.rows)
+    (one,) = found.tests  # five settings can show nothing: 2 of 32 patterns of signs
+    assert (one.metric, one.rows, one.p) == ("asr", (1, 2), 2 / 64)
+    assert one.differences == (50, 48, 46, 44, 42, 40)
+    text = render(found, "md")
+    assert "over the 6 settings that two rows share (with 6 no p value is below 0.031)" in text
+    assert "2 of 3 pairs of ranked rows are not tested, since they share fewer than 6" in text
+    assert "**2" not in text  # every other row must be beaten
+
+
+def test_a_rival_is_no_worse_on_the_settings_that_both_have(style: Layout) -> None:
+    """Where its mean over its own settings is worse: the subject's others are easier."""
+    made = [*over("lfpm", [50, 70, 0, 0]), *over("ft", [48, 66], ca=64)]
+    found = {row.names["defense"]: row for row in make("x", made).rows}
+    assert (found["lfpm"].mean("asr"), found["ft"].mean("asr")) == (30, 57)
+    assert dominating(found["lfpm"], list(found.values())) == [found["ft"]]
+    text = render(make("x", made), "md")
+    assert "over the 2 settings that both have: ASR 57.0 against 60.0, CA 72.0 against 70.0" in text
+    assert dominating(found["ft"], list(found.values())) == []
 
 
 def test_json_holds_the_settings_and_csv_the_extremes(style: Layout) -> None:

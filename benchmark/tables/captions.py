@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from benchmark.records import Evaluation
 from benchmark.tables.again import again
 from benchmark.tables.metrics import worst_threat
-from benchmark.tables.paired import LEVEL, Test, pairs
+from benchmark.tables.paired import LEAST, LEVEL, Test, pairs
 from benchmark.tables.published import sources
 from benchmark.tables.reading import label, pareto_notes, place_of
 from benchmark.tables.rows import DERIVED, Row
@@ -15,6 +15,16 @@ from benchmark.tables.table import Table, cells, folded
 from benchmark.tables.worst import worst_note
 
 EMBEDDED = "mini"
+MCNEMAR = (
+    "two-sided mid-p McNemar tests on the same test images at every seed; of the seeds' p values "
+    "the largest counts, and 1 where they disagree on who is better"
+)
+APART = (
+    "differ in more than the defence (another trigger, say) or share no seed with per-image hits"
+)
+"""Why rows over seeds are not tested."""
+FEW = f"share fewer than {LEAST} settings"
+"""Why rows over settings are not."""
 
 
 def caption(table: Table) -> list[str]:
@@ -129,23 +139,24 @@ def _tests(table: Table) -> str:
     if not among or not any(column.ranked for column in table.layout.columns):
         return ""
     lost = len(among) - len({test.rows for test in table.tests})
-    untold = (
-        f"{lost} of {len(among)} pairs of ranked rows are not tested, since they differ in more "
-        "than the defence (another trigger, say) or share no seed with per-image hits"
-    )
+    pooled = any(row.parts for row in table.rows)
+    why = FEW if pooled else APART
+    untold = f"{lost} of {len(among)} pairs of ranked rows are not tested, since they {why}"
     if not table.tests:
         return f"Nothing is bold, since nothing was tested: {untold}."
-    how = (
-        "two-sided sign-flip tests over the settings that two rows share"
-        if any(row.parts for row in table.rows)
-        else (
-            "two-sided mid-p McNemar tests on the same test images at every seed; of the seeds' p "
-            "values the largest counts, and 1 where they disagree on who is better"
-        )
-    )
+    how = _sign_flips(table.tests) if pooled else MCNEMAR
     metrics = ", ".join(dict.fromkeys(test.metric for test in table.tests))
     many = f"Holm over {len(table.tests)} tests ({metrics}), {100 * LEVEL:g} %"
     return f"Significance: {how}; {many}{'; ' + untold if lost else ''}."
+
+
+def _sign_flips(tests: Sequence[Test]) -> str:
+    counts = [len(test.differences) for test in tests]
+    least = min(counts)
+    return (
+        f"two-sided sign-flip tests over the {_span(counts)} settings that two rows share (with "
+        f"{least} no p value is below {2 / 2**least:.2g})"
+    )
 
 
 def _alike(table: Table) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from benchmark.components import build, component, option
 from benchmark.errors import BenchError, nearest
 from benchmark.tables.metrics import COSTS, METRICS
-from benchmark.tables.pooled import AGAINST, settings
+from benchmark.tables.pooled import AGAINST
 from benchmark.tables.published import Published
 from benchmark.tables.rows import NAMES, UNSAID, Row, named
 
@@ -153,7 +153,7 @@ class Layout:
     def comparable(self, row: Row, rows: Sequence[Row]) -> list[Row]:
         """The ranked rows with numbers that stand in competition with `row`.
 
-        Means over other settings are not comparable; `asr_against` is, on what both have.
+        Rows over settings need not have the same ones: they are compared on those that both have.
         """
         ours = named(row.names)
         return [
@@ -163,7 +163,6 @@ class Layout:
             and other.names["defense"] not in self.references
             and all(named(other.names)[name] == ours[name] for name in self.within)
             and other.setting == row.setting
-            and settings(other).keys() == settings(row).keys()
         ]
 
 

@@ -14,11 +14,13 @@ from statistics import fmean
 from benchmark.tables.alike import telling
 from benchmark.tables.exact import holm, mcnemar, sign_flips
 from benchmark.tables.hits import Hits, strata
-from benchmark.tables.pooled import settings, value
+from benchmark.tables.pooled import shared
 from benchmark.tables.rows import Row
 
 LEVEL = 0.05
 """Of the family of all pairs and metrics that a table tests."""
+LEAST = 6
+"""So many settings two rows over settings must share: with 5 no p value is below LEVEL."""
 IMAGES = {
     "ca": "ca",
     "ca_drop": "ca",
@@ -137,8 +139,7 @@ def same_but_defence(one: Row, other: Row) -> bool:
 def _over_settings(
     metric: str, places: tuple[int, int], rows: Sequence[Row], hits: Hits
 ) -> Test | None:
-    """Settings are the units here; `hits` are not needed."""
-    ours, theirs = (settings(rows[at]) for at in places)
-    pairs = [(value(ours[at], metric), value(theirs[at], metric)) for at in ours if at in theirs]
-    known = tuple(one - two for one, two in pairs if one is not None and two is not None)
-    return Test(metric, places, known, sign_flips(known)) if known else None
+    """On the settings that both rows have; `hits` are not needed."""
+    one, other = (rows[at] for at in places)
+    known = tuple(ours - theirs for ours, theirs in shared(one, other, metric))
+    return Test(metric, places, known, sign_flips(known)) if len(known) >= LEAST else None

@@ -82,6 +82,13 @@ def value(parts: Sequence[Row], metric: str) -> float | None:
     return fmean(known) if known else None
 
 
+def shared(row: Row, other: Row, metric: str) -> list[tuple[float, float]]:
+    """Both rows' numbers on every setting where both have one."""
+    ours, theirs = settings(row), settings(other)
+    pairs = [(value(ours[at], metric), value(theirs[at], metric)) for at in ours if at in theirs]
+    return [(one, two) for one, two in pairs if one is not None and two is not None]
+
+
 def _pool(group: Sequence[Row], attacks: str, variant: str) -> Row:
     names = {**group[0].names, "attack": attacks}
     bare = Row(names, variant, "done", None, parts=tuple(group))
@@ -125,9 +132,7 @@ def _compared(row: Row, made: Sequence[Row], subject: str) -> Row:
 
 def _difference(row: Row, other: Row, metric: str) -> Stat | None:
     """Mean of row minus other over the settings that both have; the bootstrap draws settings."""
-    ours, theirs = settings(row), settings(other)
-    pairs = [(value(ours[at], metric), value(theirs[at], metric)) for at in ours if at in theirs]
-    known = [one - two for one, two in pairs if one is not None and two is not None]
+    known = [one - two for one, two in shared(row, other, metric)]
     return over_settings(known) if known else None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from benchmark.tables.layout import Layout
 from benchmark.tables.metrics import UNDEFENDED
+from benchmark.tables.pooled import shared
 from benchmark.tables.rows import DERIVED, UNSAID, Row, named
 
 ANEW = "fresh_trigger"
@@ -13,18 +15,26 @@ ANEW = "fresh_trigger"
 
 
 def dominating(row: Row, rivals: Sequence[Row]) -> list[Row]:
-    """Rivals with no higher ASR and no larger CA loss than `row`, one of them strictly better."""
-    asr, ca = row.mean("asr"), row.mean("ca")
-    if asr is None or ca is None:
-        return []
+    """Rivals with no higher ASR and no larger CA loss than `row`, one of them strictly better.
+
+    Rows over settings are compared on the settings that both have.
+    """
     found = []
     for rival in rivals:
-        its_asr, its_ca = rival.mean("asr"), rival.mean("ca")
-        if rival is row or its_asr is None or its_ca is None:
+        (its_asr, asr), (its_ca, ca) = _both(rival, row, "asr"), _both(rival, row, "ca")
+        if rival is row or asr is None or ca is None or its_asr is None or its_ca is None:
             continue
         if its_asr <= asr and its_ca >= ca and (its_asr, its_ca) != (asr, ca):
             found.append(rival)
     return found
+
+
+def _both(one: Row, other: Row, metric: str) -> tuple[float | None, float | None]:
+    """Two rows' means; of rows over settings, over the settings that both have."""
+    if not (one.parts and other.parts):
+        return one.mean(metric), other.mean(metric)
+    pairs = shared(one, other, metric)
+    return (fmean(a for a, _ in pairs), fmean(b for _, b in pairs)) if pairs else (None, None)
 
 
 def pareto_notes(rows: Sequence[Row], style: Layout) -> list[str]:
@@ -35,14 +45,20 @@ def pareto_notes(rows: Sequence[Row], style: Layout) -> list[str]:
             continue
         rivals = [one for one in style.comparable(row, rows) if not _same(one, row)]
         for rival in dominating(row, rivals):
+            many = len(shared(rival, row, "asr"))
+            on = f" over the {many} settings that both have" if rival.parts else ""
             notes.append(
                 f"{place_of(row)}: {label(rival)} is no worse than {label(row)} in ASR and CA and "
-                f"better in at least one: ASR {_n(rival, 'asr')} against {_n(row, 'asr')}, "
-                f"CA {_n(rival, 'ca')} against {_n(row, 'ca')}, target recall "
-                f"{_n(rival, 'target_recall')} against {_n(row, 'target_recall')} "
+                f"better in at least one{on}: ASR {_against(rival, row, 'asr')}, "
+                f"CA {_against(rival, row, 'ca')}, target recall "
+                f"{_against(rival, row, 'target_recall')} "
                 f"(it sees: {rival.sees}; {row.names['defense']} sees: {row.sees})."
             )
     return notes
+
+
+def _against(rival: Row, row: Row, metric: str) -> str:
+    return " against ".join(map(_number, _both(rival, row, metric)))
 
 
 def reading(rows: Sequence[Row], subject: str = "lfpm") -> list[str]:
@@ -194,5 +210,8 @@ def _signed(value: float) -> str:
 
 
 def _n(row: Row, metric: str) -> str:
-    value = row.mean(metric)
+    return _number(row.mean(metric))
+
+
+def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.1f}"
