@@ -285,8 +285,8 @@ def test_rows_of_other_triggers_are_not_compared() -> None:
 def test_rows_of_one_setting_are_compared_whenever_they_were_recorded() -> None:
     """Options that came later, at their neutral values, are no difference (`alike.telling`)."""
     backbone = {"_target_": "benchmark.models.backbone.Backbone", "size": 32}
-    earlier = {"suite": {"granted": 300}, "backbone": backbone}
-    later = {
+    earlier: dict[str, Any] = {"suite": {"granted": 300}, "backbone": backbone}
+    later: dict[str, Any] = {
         "suite": {"granted": 300, "precision": None},
         "backbone": {**backbone, "name": None, "precision": "float32"},
     }

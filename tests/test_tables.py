@@ -30,6 +30,7 @@ from benchmark.tables import (
     status,
     status_text,
 )
+from benchmark.tables.metrics import DIFFERENCES, METRICS, RATES, ends
 from benchmark.tables.rows import Row
 from benchmark.tables.stats import Measure, combine, over_seeds, wilson
 from benchmark.tables.table import cells
@@ -82,6 +83,30 @@ def test_the_interval_over_seeds_is_that_of_scipy(values: list[float]) -> None:
     half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
     centre = sum(values) / len(values)
     assert (stat.low, stat.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
+
+
+def test_an_interval_over_seeds_ends_where_rates_do() -> None:
+    """Student's t with one degree of freedom leaves per cents far behind."""
+    ft = [record("ft", evaluation(f"{asr}", asr=asr), seed=at) for at, asr in enumerate((20, 90))]
+    stats = row_of(rows(ft), "ft").stats
+    assert (stats["asr"].mean, stats["asr"].low, stats["asr"].high) == (55, 0, 100)
+    assert stats["asr_did"].values == (0, 70)  # the defended clean merge's ASR is 20
+    assert (stats["asr_did"].low, stats["asr_did"].high) == (-100, 100)
+    assert {*RATES, *DIFFERENCES, "kept"} == set(METRICS)
+    for name in METRICS:
+        found = stats.get(name)
+        if found is not None and found.low is not None and found.high is not None:
+            low, high = ends(name)
+            assert low <= found.low <= found.mean <= found.high <= high
+
+
+def test_json_holds_each_seeds_rates_with_their_own_intervals() -> None:
+    ft = [record("ft", evaluation(f"{asr}", asr=asr), seed=at) for at, asr in enumerate((20, 90))]
+    body = json.loads(render(make("demo", [*ft, record("lfpm")]), "json"))
+    assert [(one["defense"], one["seed"]) for one in body["by_seed"]] == [("ft", 0), ("ft", 1)]
+    low, high = wilson(Count(90, 100))
+    assert body["by_seed"][1]["asr"] == pytest.approx([90, 100 * low, 100 * high], abs=1e-4)
+    assert "asr_did" not in body["by_seed"][1]
 
 
 def test_nothing_counted_is_no_number() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from benchmark.errors import BenchError
@@ -41,6 +42,20 @@ METRICS = (
     "misclassified",
     *(f"asr_at_{drop}" for drop in DROPS),
 )
+DIFFERENCES = (
+    "ca_drop",
+    "ca_worst",
+    "ca_drop_clean",
+    "ca_worst_clean",
+    "asr_excess",
+    "asr_did",
+    "recall_drop",
+    "triggered_drop",
+    "flip_rate",
+)
+"""Of METRICS, those that are one rate less another."""
+RATES = tuple(name for name in METRICS if name not in (*DIFFERENCES, "kept"))
+"""Those that are a rate or a mean of rates; `kept` alone is neither."""
 COSTS = ("images", "labels", "passes", "seconds")
 
 
@@ -104,6 +119,13 @@ def _under_threat(
         "flip_rate": _of(_minus(*flips)),
         "misclassified": _of(count(main, "misclassified")),
     }
+
+
+def ends(metric: str) -> tuple[float, float]:
+    """The least and the largest value that a metric can have, in per cent."""
+    if metric in RATES:
+        return 0.0, 100.0
+    return (-100.0, 100.0) if metric in DIFFERENCES else (-inf, inf)
 
 
 def costs(record: Record) -> dict[str, float | None]:

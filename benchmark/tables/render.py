@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from io import StringIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from benchmark.tables.again import again
 from benchmark.tables.captions import caption, notes
 from benchmark.tables.latex import latex
 from benchmark.tables.layout import Column
-from benchmark.tables.metrics import COSTS, METRICS
+from benchmark.tables.metrics import COSTS, METRICS, RATES, measures
 from benchmark.tables.paired import Test
 from benchmark.tables.pooled import AGAINST, settings
 from benchmark.tables.reading import label, place_of, reading
@@ -92,10 +92,35 @@ def as_json(table: Table) -> str:
         "rows": [_nested(row) | _told(table, row) for row in table.rows],
     }
     text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
-    # A table may have hundreds of tests; each is a line.
-    tests = ",\n".join(f"  {json.dumps(_test(table, test))}" for test in table.tests)
-    inside = f"\n{tests}\n " if tests else ""
-    return f'{text[:-2]},\n "tests": [{inside}]\n}}\n'
+    seeds = _lines([one for row in table.rows for one in _by_seed(row)])
+    tests = _lines([_test(table, test) for test in table.tests])
+    return f'{text[:-2]},\n "by_seed": {seeds},\n "tests": {tests}\n}}\n'
+
+
+def _lines(many: Iterable[Mapping[str, Any]]) -> str:
+    """A JSON list with one line each: a table may have hundreds."""
+    inside = ",\n".join(f"  {json.dumps(one, ensure_ascii=False)}" for one in many)
+    return f"[\n{inside}\n ]" if inside else "[]"
+
+
+def _by_seed(row: Row) -> list[dict[str, Any]]:
+    """Each seed's rates as [value, low, high], the interval of its counts, where seeds differ."""
+    return [
+        {
+            **one.names,
+            **({"variant": one.variant} if one.variant else {}),
+            "setting": one.setting,
+            "seed": record.seed,
+            **{
+                name: [_rounded(number) for number in (rate.value, rate.low, rate.high)]
+                for name, rate in measures(record).items()
+                if name in RATES and rate is not None
+            },
+        }
+        for one in (row.parts or (row,))
+        if len(one.records) > 1
+        for record in one.records
+    ]
 
 
 def _nested(row: Row) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from benchmark.errors import BenchError
 from benchmark.records import Record
 from benchmark.store import canonical
 from benchmark.tables.alike import telling
-from benchmark.tables.metrics import COSTS, METRICS, UNDEFENDED, costs, line, measures
+from benchmark.tables.metrics import COSTS, METRICS, UNDEFENDED, costs, ends, line, measures
 from benchmark.tables.stats import Stat, over_seeds
 
 NAMES = ("suite", "peft", "attack", "merge", "stress", "defense")
@@ -176,7 +176,7 @@ def _row(group: Sequence[Record], variant: str) -> Row:
     rest = [record for record in group if record not in done]
     found = [measures(record) for record in done]
     numbers = {
-        name: over_seeds([one for each in found if (one := each[name]) is not None])
+        name: over_seeds([one for each in found if (one := each[name]) is not None], ends(name))
         for name in METRICS
     }
     spent = [costs(record) for record in done]

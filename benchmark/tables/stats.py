@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import atan, cos, pi, sin, sqrt
+from math import atan, cos, inf, pi, sin, sqrt
 from statistics import fmean, stdev
 
 from benchmark.records import Count
@@ -80,8 +80,13 @@ def combine(terms: Terms) -> Measure | None:
     return Measure(100 * value, 100 * (value - sqrt(below)), 100 * (value + sqrt(above)))
 
 
-def over_seeds(measures: Sequence[Measure]) -> Stat | None:
-    """Mean and spread over seeds; images are never pooled over seeds."""
+def over_seeds(measures: Sequence[Measure], ends: tuple[float, float] = (-inf, inf)) -> Stat | None:
+    """Mean and spread over seeds; images are never pooled over seeds.
+
+    Args:
+        measures: one per seed.
+        ends: the least and the largest value there can be; the interval is clipped to them.
+    """
     if not measures:
         return None
     if len(measures) == 1:
@@ -90,7 +95,7 @@ def over_seeds(measures: Sequence[Measure]) -> Stat | None:
     numbers = tuple(measure.value for measure in measures)
     mean, sd = fmean(numbers), stdev(numbers)
     half = student(len(numbers) - 1) * sd / sqrt(len(numbers))
-    return Stat(mean, sd, mean - half, mean + half, numbers)
+    return Stat(mean, sd, max(mean - half, ends[0]), min(mean + half, ends[1]), numbers)
 
 
 def over_settings(numbers: Sequence[float]) -> Stat:
