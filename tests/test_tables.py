@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 from benchmark import components
 from benchmark.errors import BenchError
 from benchmark.listing import listing
-from benchmark.records import Count, Evaluation, write
+from benchmark.records import Count, Evaluation, Record, write
 from benchmark.tables import (
+    caption,
     dominating,
     find,
     flat,
@@ -306,6 +308,30 @@ def test_caption_says_what_must_be_said() -> None:
         "To compute lfpm's row of badmerging_on x task_arithmetic again: `lfpm-bench run suite=",
     ):
         assert words in text
+
+
+def seen(records: Sequence[Record]) -> str:
+    """What a table without a column for it says of who saw what."""
+    made = make("table_merges", records)
+    (line,) = (one for one in caption(made) if "allowed to see" in one)
+    return line
+
+
+def test_caption_says_who_saw_what_by_the_names_that_tell_it() -> None:
+    def cell(merge: str, needs: str, defense: str = "none", attack: str = "badnets") -> Record:
+        names = {"suite": "mini", "merge": merge, "attack": attack}
+        made = record(defense, names=names)
+        return replace(made, needs={**made.needs, "merge": needs})
+
+    dev = "300 unlabelled dev images per task"
+    made = [cell("ties", "weights only"), cell("surgery", dev), cell("adamerging_lw", dev)]
+    # In this table the defence is none throughout: it tells nothing.
+    again = [cell("ties", "weights only", attack="badmerging_on")]
+    assert seen([*made, *again]) == (
+        f"What each row was allowed to see: adamerging_lw, surgery: {dev}; "
+        "ties: weights only; the attacker (badmerging_on, badnets: its own task's images)."
+    )
+    assert seen(made[:1]).startswith("What every row was allowed to see: weights only; the att")
 
 
 def test_json_rows_carry_the_promised_fields() -> None:

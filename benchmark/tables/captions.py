@@ -10,7 +10,7 @@ from benchmark.tables.metrics import worst_threat
 from benchmark.tables.paired import LEAST, LEVEL, Test, pairs
 from benchmark.tables.published import sources
 from benchmark.tables.reading import label, pareto_notes, place_of
-from benchmark.tables.rows import DERIVED, Row
+from benchmark.tables.rows import DERIVED, NO_DATA, Row
 from benchmark.tables.table import Table, cells, folded
 from benchmark.tables.worst import worst_note
 
@@ -82,17 +82,39 @@ def _seeds(kept: Sequence[Row]) -> str:
 
 def _seen(table: Table) -> str:
     headers = [column.header for column in table.columns if column.key == "sees"]
+    known = [row for row in table.rows if row.needs]
+    every = {row.sees for row in known}
     if headers:
         said = f"Column '{headers[0]}' is what each row was allowed to see"
+    elif len(every) == 1:
+        said = f"What every row was allowed to see: {every.pop()}"
     else:
-        own = {f"{row.names['defense']}: {row.sees}" for row in table.rows if row.needs}
-        said = f"What each row was allowed to see: {'; '.join(sorted(own))}"
-    attackers = {
-        f"{row.names['attack']}: {row.needs['attack']}"
-        for row in table.rows
-        if "attack" in row.needs
-    }
-    return said + (f"; the attacker ({'; '.join(sorted(attackers))})." if attackers else ".")
+        said = f"What each row was allowed to see: {_together(_seeing(known))}"
+    attackers = [
+        (row.names["attack"], row.needs["attack"]) for row in known if "attack" in row.needs
+    ]
+    return said + (f"; the attacker ({_together(attackers)})." if attackers else ".")
+
+
+def _seeing(known: Sequence[Row]) -> list[tuple[str, str]]:
+    """(who, what it saw) of every row, who by the fewest names that tell what was seen."""
+    said: list[tuple[str, str]] = []
+    for groups in (("defense",), ("merge",), ("merge", "defense")):
+        said = [(" x ".join(row.names[one] for one in groups), row.sees) for row in known]
+        if len(dict(said)) == len(set(said)):
+            # Of merges it need not be said that it is the merge that sees.
+            own = f"{NO_DATA}; merge: " if groups == ("merge",) else ""
+            return [(who, what.removeprefix(own)) for who, what in said]
+    return said
+
+
+def _together(said: Iterable[tuple[str, str]]) -> str:
+    """Words of (who, what), those of whom the same is said together."""
+    groups: dict[str, set[str]] = {}
+    for who, what in said:
+        groups.setdefault(what, set()).add(who)
+    each = sorted((sorted(who), what) for what, who in groups.items())
+    return "; ".join(f"{', '.join(who)}: {what}" for who, what in each)
 
 
 def _counts(kept: Sequence[Row]) -> str:
