@@ -3,7 +3,8 @@
 `python -m benchmark.readme`
 
 In README.md a table stands between two comments: `<!-- table: COMMAND -->` for the whole of it,
-`<!-- rows: COMMAND -->` for its rows alone with a link to the rest, and `<!-- end -->`.
+`<!-- rows: COMMAND -->` for its rows and what its columns are, with a link to the rest, and
+`<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -42,12 +43,14 @@ def whole(name: str) -> str:
 
 
 def rows(name: str) -> str:
-    """Title and rows, and where the caption is."""
-    title, body, _ = tables.render(made(name), "md").split("\n\n", 2)
-    said = (
-        f"Caption, and how to compute each row again: [results/{name}](results/{name}/{name}.md)."
+    """Title, rows, what the columns are, and where the rest of the caption is."""
+    table = made(name)
+    title, body, _ = tables.render(table, "md").split("\n\n", 2)
+    rest = (
+        "How the numbers were made and compared, and how to compute each row again: "
+        f"[results/{name}](results/{name}/{name}.md)."
     )
-    return f"{title}\n\n{body}\n\n{said}\n"
+    return f"{title}\n\n{body}\n\n{table.layout.caption} {rest}\n"
 
 
 SHOW = {"table": whole, "rows": rows}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.readme import SHOWN, filled
+from benchmark.tables import layout
 from tests.small import ATTACKS, ROOT, WORDS, bench
 
 README = (ROOT / "README.md").read_text()
@@ -63,6 +64,11 @@ def test_the_tables_are_what_the_records_give():
     other = README.replace("| lfpm ", "| mine ")
     assert other != README
     assert filled(other) == README
+
+
+def test_every_table_has_its_definitions_beside_it():
+    for found in SHOWN.finditer(README):
+        assert layout(found[3]).caption in found[4]
 
 
 def test_the_property_table_is_that_of_the_docs():

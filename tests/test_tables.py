@@ -334,6 +334,17 @@ def test_caption_says_who_saw_what_by_the_names_that_tell_it() -> None:
     assert seen(made[:1]).startswith("What every row was allowed to see: weights only; the att")
 
 
+def test_no_header_is_used_of_opposite_things() -> None:
+    """Recall and what is lost of it stand in several tables: one is best high, the other low."""
+    better: dict[str, dict[str, str]] = {}
+    for name in components.options("table"):
+        for column in layout(name).columns:
+            if column.better is not None:
+                better.setdefault(column.header.lower(), {})[column.better] = f"{name}.{column.key}"
+    assert not {header: each for header, each in better.items() if len(each) > 1}
+    assert {"recall", "recall lost", "recovered", "recovery lost"} <= set(better)
+
+
 def test_json_rows_carry_the_promised_fields() -> None:
     body = json.loads(render(make("demo", demo()), "json"))
     promised = ["ca", "asr", "asr_clean_merge", "asr_excess", "asr_did", "target_recall"]
