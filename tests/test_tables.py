@@ -334,6 +334,20 @@ def test_caption_says_who_saw_what_by_the_names_that_tell_it() -> None:
     assert seen(made[:1]).startswith("What every row was allowed to see: weights only; the att")
 
 
+def test_a_variant_is_called_what_it_means() -> None:
+    """Without `suite.precision` models are measured in the backbone's own, float32."""
+    suites = ({}, {"precision": None}, {"precision": "bfloat16"}, {"precision": "float16"})
+    made = [
+        record(names={"suite": "mini"}, seed=at % 2, config={"suite": suite})
+        for at, suite in enumerate(suites)
+    ]
+    table = make("precision", made)
+    assert [row.variant for row in table.rows] == ["float32", "bfloat16", "float16"]
+    text = render(table, "md")
+    assert "absent" not in text
+    assert "encoded again in float32" in text
+
+
 def test_no_header_is_used_of_opposite_things() -> None:
     """Recall and what is lost of it stand in several tables: one is best high, the other low."""
     better: dict[str, dict[str, str]] = {}

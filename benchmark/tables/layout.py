@@ -127,6 +127,7 @@ class Layout:
         references: defences that are not ranked.
         within: rows are comparable if these names are equal.
         fold: name columns that move into the caption when all rows agree.
+        variants: what a variant is called, where its values do not say what they mean.
         notes: footnotes that hold whatever the numbers are.
         command: what fills the table.
         published: numbers of publications, for columns that show them.
@@ -147,6 +148,7 @@ class Layout:
     references: tuple[str, ...] = ("none", "zero_shot", "drop_attacker")
     within: tuple[str, ...] = ("suite", "peft", "attack", "merge")
     fold: tuple[str, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
 

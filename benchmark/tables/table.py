@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmark.errors import BenchError
@@ -76,7 +76,9 @@ def make(
     elif style.group_by == "worst":
         shown = worst(shown, style.least_asr)
     shown = with_published(shown, style.published, {"suite": style.rows.suite[0]})
-    kept = tuple(sorted(shown, key=lambda row: (style.rows.place(row) or (), row.variant)))
+    shown = sorted(shown, key=lambda row: (style.rows.place(row) or (), row.variant))
+    called = style.variants
+    kept = tuple(replace(row, variant=called.get(row.variant, row.variant)) for row in shown)
     ranked = [column.key for column in style.columns if column.ranked]
     found = tests(kept, lambda row: style.comparable(row, kept), ranked, hits or {})
     return Table(
