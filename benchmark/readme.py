@@ -50,7 +50,9 @@ def rows(name: str) -> str:
         "How the numbers were made and compared, and how to compute each row again: "
         f"[results/{name}](results/{name}/{name}.md)."
     )
-    return f"{title}\n\n{body}\n\n{table.layout.caption} {rest}\n"
+    missing = tables.unfinished(table.plan, over_settings=table.layout.group_by == "setting")
+    said = " ".join(filter(None, (table.layout.caption, missing, rest)))
+    return f"{title}\n\n{body}\n\n{said}\n"
 
 
 SHOW = {"table": whole, "rows": rows}

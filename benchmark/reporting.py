@@ -69,10 +69,10 @@ def _tables(
     """The tables, and the records that they show by their keys."""
     made, records = [], {}
     for name, folders in _sources(names, folder):
-        found, planned, hits = gathered(name, words, folders, partial=partial or not names)
+        found, absent, hits, plan = gathered(name, words, folders, partial=partial or not names)
         if not names and not _any_shown(name, found):
             continue
-        made.append(layouts.make(name, found, planned, hits))
+        made.append(layouts.make(name, found, absent, hits, plan))
         records |= {one.key: one for one in found}
     if not made:
         raise BenchError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from benchmark.errors import BenchError, nearest
 from benchmark.pipeline import record_path
 from benchmark.records import Record, read, write
 from benchmark.store import Store
-from benchmark.tables.rows import NAMES
+from benchmark.tables.rows import NAMES, measured_on
+
+Made = tuple[list[Record], Sequence[Mapping[str, Any]], layouts.Hits, layouts.Plan]
+"""The records that are there, the cells that get rows if they are not, the kept hits, the plan."""
 
 
 def planned(experiment: str, words: Sequence[str]) -> tuple[list[Cell], Store]:
@@ -52,22 +55,16 @@ def table(
         words: further Hydra words the experiment was run with (e.g. seed=0,1,2).
         folders: take every record in these instead of the planned ones in the store; one that
             holds folders of several tables stands for those that this table asks for.
-        partial: show missing cells as rows instead of refusing.
+        partial: show missing cells as rows instead of refusing (of folders: of only counting them).
     """
     return layouts.make(name, *gathered(name, words, folders, partial=partial))
 
 
-def gathered(
-    name: str, words: Sequence[str], folders: Sequence[Path], *, partial: bool
-) -> tuple[list[Record], list[dict[str, Any]], layouts.Hits]:
-    """What a table is made of: the records that are there, the cells planned, the kept hits.
-
-    Arguments as in `table`; of folders nothing is planned.
-    """
+def gathered(name: str, words: Sequence[str], folders: Sequence[Path], *, partial: bool) -> Made:
+    """What a table is made of; arguments as in `table`."""
     style = layouts.layout(name)
     if folders:
-        found, hits = layouts.gather(layouts.folders(name, folders))
-        return found, [], hits
+        return _adopted(name, words, folders, partial=partial)
     cells, store = _all_planned(style.experiments or (name,), words)
     cells = [cell for cell in cells if style.rows.shows(cell.names)]
     found = present(cells, store)
@@ -82,7 +79,24 @@ def gathered(
             f"run `{'` and `'.join(asked)}`, or pass --partial"
         )
     hits = layouts.find_hits(store.root, found)
-    return found, [names_of(cell) for cell in cells], hits
+    names = [names_of(cell) for cell in cells]
+    return found, names, hits, _plan(name, cells, found)
+
+
+def _adopted(name: str, words: Sequence[str], folders: Sequence[Path], *, partial: bool) -> Made:
+    """What is in folders of records, beside what the table's experiments plan."""
+    style = layouts.layout(name)
+    found, hits = layouts.gather(layouts.folders(name, folders))
+    cells, _ = _all_planned(style.experiments or (name,), words)
+    plan = _plan(name, [cell for cell in cells if style.rows.shows(cell.names)], found)
+    # By their keys, records of an earlier version of a component would be missing.
+    absent = [{**cell, "key": None} for cell in plan.absent] if partial else []
+    return found, absent, hits, plan
+
+
+def _plan(name: str, cells: Sequence[Cell], found: Sequence[Record]) -> layouts.Plan:
+    shown = [one for one in found if measured_on(one) == layouts.layout(name).evaluate]
+    return layouts.compared(map(names_of, cells), shown)
 
 
 def adopt(name: str, words: Sequence[str], folder: Path) -> None:

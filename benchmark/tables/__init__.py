@@ -9,15 +9,18 @@ from benchmark.tables.reading import dominating, reading
 from benchmark.tables.render import flat, render, write
 from benchmark.tables.rows import Row, find, rows, setting_of
 from benchmark.tables.table import Table, make
+from benchmark.tables.whole import Plan, compared, unfinished
 
 __all__ = [
     "Hits",
     "Layout",
+    "Plan",
     "Row",
     "Table",
     "adopt_hits",
     "below",
     "caption",
+    "compared",
     "dominating",
     "find",
     "find_hits",
@@ -33,5 +36,6 @@ __all__ = [
     "setting_of",
     "status",
     "status_text",
+    "unfinished",
     "write",
 ]

@@ -12,6 +12,7 @@ from benchmark.tables.published import sources
 from benchmark.tables.reading import label, pareto_notes, place_of
 from benchmark.tables.rows import DERIVED, NO_DATA, Row
 from benchmark.tables.table import Table, cells, folded
+from benchmark.tables.whole import unfinished
 from benchmark.tables.worst import worst_note
 
 EMBEDDED = "mini"
@@ -32,6 +33,7 @@ def caption(table: Table) -> list[str]:
     style, kept = table.layout, table.rows
     fixed = ", ".join(f"{name} {value}" for name, value in folded(style, kept).items())
     lines = [style.caption, _suites(kept, style.evaluate), _counts(kept)]
+    lines += [unfinished(table.plan, over_settings=style.group_by == "setting")]
     lines += [f"In every row: {fixed}." if fixed else ""]
     lines += [_seeds(kept), f"Selection: {style.selection}"]
     lines += [f"{style.subject} is a {style.subject_is}."]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmark.errors import BenchError
@@ -16,6 +16,7 @@ from benchmark.tables.pooled import Place, place, pooled, settings, too_weak
 from benchmark.tables.published import Published, published_value, with_published
 from benchmark.tables.rows import NAMES, Row, measured_on, named, rows
 from benchmark.tables.stats import Stat
+from benchmark.tables.whole import Plan
 from benchmark.tables.worst import worst
 
 ABSENT = "–"
@@ -32,6 +33,7 @@ class Table:
         columns: the columns shown, in order.
         left_out: settings that are not counted, since the attack did too little there.
         tests: its rows compared in pairs.
+        plan: what it consists of when all is done, as far as that is known.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Table:
     columns: tuple[Column, ...]
     left_out: tuple[str, ...] = ()
     tests: tuple[Test, ...] = ()
+    plan: Plan = field(default_factory=Plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ def make(
     records: Iterable[Record],
     planned: Iterable[Mapping[str, Any]] = (),
     hits: Hits | None = None,
+    plan: Plan | None = None,
 ) -> Table:
     """The table of conf/table/<name>.yaml over these records.
 
@@ -63,6 +67,7 @@ def make(
         records: of any cells; those that the layout does not show are left out.
         planned: names (and seed) of cells that ought to be there; absent ones are rows too.
         hits: per-image hits of the records' models; without them nothing is tested over seeds.
+        plan: what the table's experiments consist of; what is absent of it is said in the caption.
     """
     style = layout(name)
     records = [record for record in records if measured_on(record) == style.evaluate]
@@ -81,9 +86,9 @@ def make(
     kept = tuple(replace(row, variant=called.get(row.variant, row.variant)) for row in shown)
     ranked = [column.key for column in style.columns if column.ranked]
     found = tests(kept, lambda row: style.comparable(row, kept), ranked, hits or {})
-    return Table(
-        name, style, kept, _columns(style, kept), tuple(sorted(map(" ".join, weak))), found
-    )
+    left_out = tuple(sorted(map(" ".join, weak)))
+    columns = _columns(style, kept)
+    return Table(name, style, kept, columns, left_out, found, plan or Plan())
 
 
 def _columns(style: Layout, kept: Sequence[Row]) -> tuple[Column, ...]:
