@@ -250,7 +250,7 @@ def test_the_command_takes_each_tables_experiments_from_a_folder_of_folders(tmp_
     for name in ("table_lfpm", "table_lfpm_labels"):
         shutil.copytree(ROOT / f"results/{name}/records", tmp_path / f"results/{name}/records")
     words = ["report", "--records", str(tmp_path / "results"), "--out", str(tmp_path / "all.html")]
-    assert main([*words, f"store={tmp_path / 'store'}"]) == 0
+    assert main(words) == 0
     text = (tmp_path / "all.html").read_text()
     # BadMerging's table and LFPM's have no folder of their own, only their experiment's.
     assert re.findall(r'id="table-([^"]+)"', text) == [
