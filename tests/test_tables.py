@@ -32,10 +32,12 @@ from benchmark.tables import (
     status,
     status_text,
 )
+from benchmark.tables.layout import Column
 from benchmark.tables.metrics import DIFFERENCES, METRICS, RATES, ends
 from benchmark.tables.rows import Row
 from benchmark.tables.stats import Measure, combine, over_seeds, wilson
 from benchmark.tables.table import cells
+from benchmark.tables.table import text as shown_in
 from tests.made_records import CONTROLS, FLOOR, demo, evaluation, hits, line, record
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -293,6 +295,17 @@ def test_golden(form: str) -> None:
     text = render(make("demo", demo(), hits=hits(demo())), form)
     assert text == render(make("demo", demo()[::-1], hits=hits(demo())), form)
     assert text == (GOLDEN / f"demo.{form}").read_text()
+
+
+def test_what_a_method_says_of_itself_is_a_mean_over_its_seeds() -> None:
+    told = [
+        record("lfpm", seed=s, info={"model": {"lambda_a": v}}) for s, v in ((0, 0.4), (1, 0.8))
+    ]
+    (row,) = rows(told)
+    assert row.costs["lambda_a"] == pytest.approx(0.6)
+    assert row.costs["captured"] is None
+    assert Column(key="lambda_a", header="scale", decimals=2).numeric
+    assert shown_in(row, Column(key="lambda_a", header="scale", decimals=2)) == "0.60"
 
 
 def test_caption_says_what_must_be_said() -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from benchmark.components import build, component, option
 from benchmark.errors import BenchError, nearest
-from benchmark.tables.metrics import COSTS, METRICS
+from benchmark.tables.metrics import BESIDE, METRICS
 from benchmark.tables.pooled import AGAINST
 from benchmark.tables.published import Published
 from benchmark.tables.rows import NAMES, UNSAID, Row, named
@@ -19,7 +19,7 @@ OTHERS = "*"
 WORDS = (*NAMES, "variant", "sees", "status", "reason", "curve")
 COUNTS = ("n_seeds", "n_settings")
 FROM_PAPERS = ("published", "difference")
-NUMBERS = (*METRICS, *COSTS, *AGAINST, *COUNTS)
+NUMBERS = (*METRICS, *BESIDE, *AGAINST, *COUNTS)
 
 
 @component
@@ -27,8 +27,9 @@ class Column:
     """One column.
 
     Attributes:
-        key: a metric, a cost, n_seeds, n_settings, asr_against or ca_against (the subject), a name
-            (attack, merge, ...), sees, status, reason or curve (the ASR along the line).
+        key: a metric, a cost, lambda_a or captured, n_seeds, n_settings, asr_against or ca_against
+            (the subject), a name (attack, merge, ...), sees, status, reason or curve (the ASR along
+            the line).
         header: how it is headed.
         unit: shown in the header, e.g. "%".
         decimals: digits after the point.

@@ -57,6 +57,10 @@ DIFFERENCES = (
 RATES = tuple(name for name in METRICS if name not in (*DIFFERENCES, "kept"))
 """Those that are a rate or a mean of rates; `kept` alone is neither."""
 COSTS = ("images", "labels", "passes", "seconds")
+SAID = ("lambda_a", "captured")
+"""What a method tells of itself: the scale it chose, the share of the shift's energy in P_a."""
+BESIDE = (*COSTS, *SAID)
+"""Numbers of a row that were not measured on test images."""
 
 
 def measures(record: Record) -> dict[str, Measure | None]:
@@ -140,6 +144,12 @@ def costs(record: Record) -> dict[str, float | None]:
         known = [part for part in seconds.values() if part is not None]
         seconds = sum(known) if known else None
     return {**{name: told.get(name) for name in COSTS[:3]}, "seconds": seconds}
+
+
+def said(record: Record) -> dict[str, float | None]:
+    """What the row's model says of itself in `info["model"]`; None where it says nothing."""
+    told: Mapping[str, Any] = record.info.get("model") or {}
+    return {name: told.get(name) for name in SAID}
 
 
 def _controls(record: Record) -> dict[str, Evaluation]:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmark.store import canonical
-from benchmark.tables.metrics import COSTS, METRICS
+from benchmark.tables.metrics import BESIDE, METRICS
 from benchmark.tables.rows import UNSAID, Row, differing, named
 from benchmark.tables.stats import Stat, over_settings
 
@@ -104,7 +104,7 @@ def _pool(group: Sequence[Row], attacks: str, variant: str) -> Row:
         seeds=tuple(sorted({seed for row in done for seed in row.seeds})),
         needs=(done or group)[0].needs,
         stats={name: over_settings(ones) for name, ones in known.items() if ones},
-        costs={name: _mean([row.costs.get(name) for row in done]) for name in COSTS},
+        costs={name: _mean([row.costs.get(name) for row in done]) for name in BESIDE},
     )
 
 

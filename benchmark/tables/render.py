@@ -17,7 +17,7 @@ from benchmark.tables.again import again
 from benchmark.tables.captions import caption, notes
 from benchmark.tables.latex import latex
 from benchmark.tables.layout import Column
-from benchmark.tables.metrics import COSTS, METRICS, RATES, measures
+from benchmark.tables.metrics import BESIDE, METRICS, RATES, measures
 from benchmark.tables.paired import Test
 from benchmark.tables.pooled import AGAINST, settings
 from benchmark.tables.reading import label, place_of, reading
@@ -59,7 +59,7 @@ def flat(row: Row) -> dict[str, Any]:
         out[f"{metric}_sd"] = _rounded(stat and stat.sd)
         out[f"{metric}_low"] = _rounded(stat and stat.low)
         out[f"{metric}_high"] = _rounded(stat and stat.high)
-    out |= {name: _rounded(row.costs.get(name)) for name in COSTS}
+    out |= {name: _rounded(row.costs.get(name)) for name in BESIDE}
     if row.parts:
         out |= _flat_pool(row)
     out |= {"sees": row.sees, "needs": dict(row.needs)}

@@ -13,7 +13,7 @@ from benchmark.errors import BenchError
 from benchmark.records import Record
 from benchmark.store import canonical
 from benchmark.tables.alike import telling
-from benchmark.tables.metrics import COSTS, METRICS, UNDEFENDED, costs, ends, line, measures
+from benchmark.tables.metrics import BESIDE, METRICS, UNDEFENDED, costs, ends, line, measures, said
 from benchmark.tables.stats import Stat, over_seeds
 
 NAMES = ("suite", "peft", "attack", "merge", "stress", "defense")
@@ -42,7 +42,8 @@ class Row:
         seeds: the seeds that are done.
         needs: what attack, merge and defence were allowed to see.
         stats: metric -> number; a metric whose control is absent is not in it.
-        costs: images, labels, passes, seconds: means over seeds, None where unknown.
+        costs: images, labels, passes, seconds, and what the method says of itself (lambda_a,
+            captured): means over seeds, None where unknown.
         setting: adversary, target class and trigger place, as far as the attack has them.
         config: the resolved values without the seed; empty for what was never recorded.
         parts: of a row pooled over settings, the rows it was made of.
@@ -179,7 +180,7 @@ def _row(group: Sequence[Record], variant: str) -> Row:
         name: over_seeds([one for each in found if (one := each[name]) is not None], ends(name))
         for name in METRICS
     }
-    spent = [costs(record) for record in done]
+    spent = [costs(record) | said(record) for record in done]
     return Row(
         names=group[0].names,
         variant=variant,
@@ -188,7 +189,7 @@ def _row(group: Sequence[Record], variant: str) -> Row:
         seeds=tuple(record.seed for record in done),
         needs=group[0].needs,
         stats={name: stat for name, stat in numbers.items() if stat is not None},
-        costs={name: _mean([each[name] for each in spent]) for name in COSTS},
+        costs={name: _mean([each[name] for each in spent]) for name in BESIDE},
         setting=setting_of(group[0].config),
         config={key: value for key, value in group[0].config.items() if key != "seed"},
         records=tuple(done),

@@ -10,7 +10,7 @@ from benchmark.errors import BenchError
 from benchmark.records import Record
 from benchmark.tables.hits import Hits
 from benchmark.tables.layout import FROM_PAPERS, Column, Layout, layout
-from benchmark.tables.metrics import COSTS
+from benchmark.tables.metrics import BESIDE
 from benchmark.tables.paired import LEVEL, LOWER, Test, tested, tests
 from benchmark.tables.pooled import Place, place, pooled, settings, too_weak
 from benchmark.tables.published import Published, published_value, with_published
@@ -141,7 +141,7 @@ def text(row: Row, column: Column, published: Sequence[Published] = ()) -> str:
         return str(len(row.seeds)) if row.seeds else ABSENT
     if key == "n_settings":
         return str(len(settings(row))) if row.parts else ABSENT
-    if key in COSTS:
+    if key in BESIDE:
         return number(row.costs.get(key), column.decimals)
     shown, stat = number(column.number(row), column.decimals), row.stats.get(key)
     return shown if stat is None else _spread(shown, stat, column)

@@ -12,7 +12,7 @@ from benchmark.replay import command
 from benchmark.store import key_of
 from benchmark.tables import Row, Table, render
 from benchmark.tables.layout import Column
-from benchmark.tables.metrics import COSTS, costs, measures
+from benchmark.tables.metrics import BESIDE, costs, measures
 from benchmark.tables.table import text
 from benchmark.tracking.curves import Curves, Line, lines
 
@@ -191,7 +191,7 @@ def _grid(table: Table) -> Grid:
 def _value(column: Column, row: Row) -> Any:
     if not column.numeric:
         return text(row, column)
-    if column.key in COSTS:
+    if column.key in BESIDE:
         return row.costs.get(column.key)
     found = column.number(row)
     if found is None and (shown := text(row, column)).isdecimal():
