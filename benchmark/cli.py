@@ -12,7 +12,7 @@ from benchmark.cell import Cell, cell_from
 from benchmark.display import display
 from benchmark.errors import BenchError
 from benchmark.launching import launcher_from
-from benchmark.parser import Parser
+from benchmark.parser import Parser, one_sentence
 from benchmark.records import Record
 from benchmark.store import Store
 from benchmark.tracking.settings import tracker_from
@@ -28,8 +28,12 @@ computed again; a cell that failed is tried again, unless you say otherwise:
   --plan ID        the cells of an earlier command as they were then, whatever conf/ says by now;
                    no words but store=DIR beside it (a sweep says its ID when it starts)
 
-Where cells are computed: launcher=inline, local, slurm (`lfpm-bench ls launchers -v`). Of Hydra:
+Where cells are computed: launcher=inline, local, slurm (`lfpm-bench ls launchers -v`). What there
+is to choose from: `lfpm-bench ls`. The whole configuration of some words, and Hydra's own flags:
 
+  --cfg job        the configuration that the words give, every value, and nothing else
+  --hydra-help     the flags of Hydra
+  --offline        nothing is downloaded
 """
 
 
@@ -45,10 +49,12 @@ class _Asked:
 
 def run(words: Sequence[str]) -> int:
     """Compute the cells of a Hydra command line; 0, or 1 if any cell failed."""
-    asked = _asked(words)
     if {"-h", "--help"} & set(words):
         sys.stdout.write(FLAGS)
-    plan = _plan(asked)
+        return 0
+    asked = _asked(words)
+    with one_sentence(FLAGS):
+        plan = _plan(asked)
     if plan is None:
         return 0
     cells = [cell_from(one) for one in plan.configs]

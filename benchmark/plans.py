@@ -66,9 +66,14 @@ def save(path: Path, plan: Plan) -> None:
     write_atomic(path, json.dumps(body).encode())
 
 
+def named(store: Path, name: str) -> list[Path]:
+    """Where the plans are whose id begins with `name`, which may be anything a user typed."""
+    return sorted((store / "plans").glob(f"{name}*-*.json")) if name.isalnum() else []
+
+
 def find(store: Path, name: str) -> Plan:
     """The plan whose id begins with `name`; one sentence if there is none, or more than one."""
-    paths = sorted((store / "plans").glob(f"{name}*-*.json")) if name.isalnum() else []
+    paths = named(store, name)
     if len(paths) != 1:
         known = ", ".join(sorted(path.name[:8] for path in (store / "plans").glob("*-*.json")))
         many = "names several plans" if paths else "is no plan"

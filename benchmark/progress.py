@@ -25,8 +25,9 @@ def status(words: Sequence[str]) -> int:
     parser = Parser("lfpm-bench status", description="How far a sweep is.")
     parser.add_argument("experiment", help="its name, or the ID of a plan (see run --help)")
     parser.add_argument("words", nargs="*", help="the Hydra words it was run with, if any")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument(
         "--watch",
         action="store_true",
         help="again and again until every cell has ended; in a pipe a line when counts change",
@@ -78,7 +79,7 @@ def _line(failure: Failure) -> str:
 def _asked(name: str, words: Sequence[str]) -> tuple[list[Cell], Store]:
     """The cells of an experiment, or of a frozen plan, by the beginning of its id."""
     root = config.store_of(words)
-    if name in options("experiment") or not list((root / "plans").glob(f"{name}*-*.json")):
+    if name in options("experiment") or not plans.named(root, name):
         return planned(name, words)
     return [cell_from(one) for one in plans.find(root, name).configs], Store(root)
 

@@ -64,7 +64,7 @@ def gathered(name: str, words: Sequence[str], folders: Sequence[Path], *, partia
     """What a table is made of; arguments as in `table`."""
     style = layouts.layout(name)
     if folders:
-        return _adopted(name, words, folders, partial=partial)
+        return _adopted(name, words, [_there(one) for one in folders], partial=partial)
     cells, store = _all_planned(style.experiments or (name,), words)
     cells = [cell for cell in cells if style.rows.shows(cell.names)]
     found = present(cells, store)
@@ -87,6 +87,9 @@ def _adopted(name: str, words: Sequence[str], folders: Sequence[Path], *, partia
     """What is in folders of records, beside what the table's experiments plan."""
     style = layouts.layout(name)
     found, hits = layouts.gather(layouts.folders(name, folders))
+    if not found and not partial:
+        told = ", ".join(map(str, folders))
+        raise BenchError(f"--records={told}: no KEY.json is in it, nor in `records` below it")
     cells, _ = _all_planned(style.experiments or (name,), words)
     plan = _plan(name, [cell for cell in cells if style.rows.shows(cell.names)], found)
     # By their keys, records of an earlier version of a component would be missing.
@@ -97,6 +100,14 @@ def _adopted(name: str, words: Sequence[str], folders: Sequence[Path], *, partia
 def _plan(name: str, cells: Sequence[Cell], found: Sequence[Record]) -> layouts.Plan:
     shown = [one for one in found if measured_on(one) == layouts.layout(name).evaluate]
     return layouts.compared(map(names_of, cells), shown)
+
+
+def _there(folder: Path) -> Path:
+    """A folder that the user named; one sentence where there is none."""
+    if not folder.expanduser().is_dir():
+        wrong = "is a file, not a folder" if folder.expanduser().exists() else "does not exist"
+        raise BenchError(f"--records={folder} {wrong}; name a folder of records")
+    return folder
 
 
 def adopt(name: str, words: Sequence[str], folder: Path) -> None:

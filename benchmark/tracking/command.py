@@ -16,6 +16,7 @@ def wandb(words: Sequence[str]) -> int:
         description="Send finished records to Weights & Biases, what was sent before excepted "
         "(docs/dashboards.md); with --offline into the store, for `wandb sync`. Whole sweeps are "
         "sent as they run with tracker=wandb.",
+        epilog="--offline: nothing is sent; runs are written to STORE/wandb, for `wandb sync`",
     )
     parser.add_argument("action", choices=["push"], help="push: send what is not there yet")
     parser.add_argument(
