@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ class Failure:
         host: the machine.
         pid: the process that noticed.
         log: the file of its warnings and traceback.
+        seen: whether the process that computed it, or the one that had started that process, saw it
+            fail; False: concluded from the end of the Slurm task that was to compute it.
     """
 
     key: str
@@ -39,14 +41,15 @@ class Failure:
     host: str
     pid: int
     log: str
+    seen: bool = True
 
 
-def note(store: Store, job: Job, reason: str) -> None:
-    """Add an attempt that failed."""
+def note(store: Store, job: Job, reason: str, *, seen: bool = True) -> None:
+    """Add an attempt that failed; `seen` as in Failure."""
     path = _path(store, job.key)
     path.parent.mkdir(parents=True, exist_ok=True)
     where = (socket.gethostname(), os.getpid(), str(store.log(job.key)))
-    failure = Failure(job.key, job.label, reason, time.time(), *where)
+    failure = Failure(job.key, job.label, reason, time.time(), *where, seen)
     with path.open("a") as file:
         file.write(json.dumps(asdict(failure)) + "\n")
 
@@ -58,12 +61,21 @@ def attempts(store: Store, key: str) -> list[Failure]:
     return [Failure(**json.loads(line)) for line in lines if line.endswith("}")]
 
 
+def counted(store: Store) -> dict[str, int]:
+    """Key -> how often a job has failed so far: what comes after these is news, by any clock."""
+    return {path.stem: len(attempts(store, path.stem)) for path in _files(store)}
+
+
 def ledger(store: Store, keys: Collection[str] | None = None) -> list[Failure]:
     """Every failed attempt, the oldest first; of these jobs only, if keys are given."""
-    known = {path.stem for path in (store.root / "failures").glob("*.jsonl")}
+    known = {path.stem for path in _files(store)}
     chosen = known if keys is None else known & set(keys)
     found = [failure for key in chosen for failure in attempts(store, key)]
     return sorted(found, key=lambda failure: (failure.when, failure.key))
+
+
+def _files(store: Store) -> Iterator[Path]:
+    return (store.root / "failures").glob("*.jsonl")
 
 
 def _path(store: Store, key: str) -> Path:

@@ -98,18 +98,21 @@ def options(launcher: Launcher) -> dict[str, Any]:
     return {"threads": launcher.threads, "device": launcher.device}
 
 
-def ended(job: Job, store: Store, since: float) -> Outcome | None:
+def ended(job: Job, store: Store, before: Mapping[str, int]) -> Outcome | None:
     """How a job ended without us: its result is there, or another run has failed to make it.
+
+    That a Slurm task ended without a result says nothing of the job: it is tried here.
 
     Args:
         job: one that may start.
         store: where its result would be.
-        since: when this run began, in seconds since 1970: older failures are tried again.
+        before: `failures.counted` when this run began: those are tried again.
     """
     if store.has(job.stage, job.key):
         return Outcome(job, "done")
-    recent = [one for one in failures.attempts(store, job.key) if one.when >= since]
-    return Outcome(job, "failed", recent[-1].reason) if recent else None
+    later = failures.attempts(store, job.key)[before.get(job.key, 0) :]
+    seen = [one.reason for one in later if one.seen]
+    return Outcome(job, "failed", seen[-1]) if seen else None
 
 
 def elsewhere(job: Job, store: Store) -> bool:
@@ -119,13 +122,9 @@ def elsewhere(job: Job, store: Store) -> bool:
 
 
 class Schedule:
-    """The jobs that have not ended, and which of them may start.
-
-    `began` is when it was made, in seconds since 1970; `postponed` holds jobs put off.
-    """
+    """The jobs that have not ended, and which of them may start; `postponed` holds jobs put off."""
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
-        self.began = time.time()
         self.postponed: list[tuple[float, str]] = []
         self._open = dict(jobs)
         self._waits = {key: set(job.after & jobs.keys()) for key, job in jobs.items()}

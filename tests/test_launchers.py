@@ -1,15 +1,18 @@
 """Launchers: every option is a component with all its values, and each keeps to the schedule."""
 
 import dataclasses
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark import failures
 from benchmark.components import build, locate, option, options
 from benchmark.errors import BenchError
 from benchmark.jobs import Job
-from benchmark.launching import Outcome, Schedule
+from benchmark.launching import Outcome, Schedule, ended
+from benchmark.store import Store
 
 NAMES = options("launcher")
 
@@ -73,3 +76,20 @@ def test_early_cells_come_first_and_of_these_the_long_jobs():
     assert [job.key for _ in jobs if (job := schedule.take())] == ["c", "b", "a"]
     assert schedule.take() is None
     assert len(schedule) == 3
+
+
+def test_another_run_s_failure_counts_whatever_its_clock_says(tmp_path, monkeypatch):
+    store, job = Store(tmp_path), Job("k", "s", "job k", (), {}, frozenset())
+    failures.note(store, job, "long ago")
+    before = failures.counted(store)
+    assert before == {"k": 1}
+    assert ended(job, store, before) is None, "it is tried again"
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # the other machine's clock is slow
+    failures.note(store, job, "its task is gone", seen=False)
+    assert ended(job, store, before) is None, "nobody has seen it fail"
+    failures.note(store, job, "it broke")
+    assert ended(job, store, before) == Outcome(job, "failed", "it broke")
+    path = store.path("s", "k")
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    assert ended(job, store, before) == Outcome(job, "done")

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import config
+from benchmark import claims, config, failures
 from benchmark.cell import cell_from
 from benchmark.components import build, option
 from benchmark.errors import BadCheckpoint, BenchError
 from benchmark.jobs import Graph, Job, plan_cell
-from benchmark.launching import Outcome
+from benchmark.launching import Outcome, ended
 from benchmark.slurm import queue, submissions, submitting
 from benchmark.slurm.shares import LIMIT, missing_from, shares
 from benchmark.slurm.submissions import Submission
@@ -89,12 +89,14 @@ def test_what_is_queued_is_held_but_not_after_a_loss_nor_without_what_it_waits_f
     assert keys(held(TWO_CELLS, [old, new])) == {}
 
 
+TASKS = {"7_0": ["a", "b", "c"], "8_0": ["d"], "8_1": ["e"]}
+
+
 class World:
     """A store, a submission of TWO_CELLS, and a queue that says what it is told to say."""
 
-    def __init__(self, root, monkeypatch, grace_s=0.0):
+    def __init__(self, root, monkeypatch, grace_s=0.0, tasks=TASKS):
         self.store = Store(root)
-        tasks = {"7_0": ["a", "b", "c"], "8_0": ["d"], "8_1": ["e"]}
         self.submission = Submission(root / "slurm/x", tasks)
         self.alive: set[str] | None = set(tasks)
         self.looks = 0
@@ -178,6 +180,30 @@ def test_a_task_that_is_gone_is_given_a_grace_and_then_its_jobs_are_lost(tmp_pat
     assert found["d"].reason == (
         f"Slurm task 8_0 did not compute it: it ended as CANCELLED by 7; log {log}"
     )
+
+
+def test_the_ledger_names_what_was_tried_and_not_what_waited_for_it(tmp_path, monkeypatch):
+    world = World(tmp_path / "chain", monkeypatch, grace_s=-1)
+    world.alive = set()
+    assert {one.status for one in world.ended().values()} == {"failed"}
+    (noted,) = failures.ledger(world.store)
+    assert (noted.key, noted.seen) == ("a", False)
+    # d and e wait for nothing that is missing; of the two the task had begun e when it ended.
+    world = World(tmp_path / "begun", monkeypatch, grace_s=-1, tasks={"8_0": [*"abcde"]})
+    world.finish(*"abc")
+    world.alive = set()
+    with claims.claimed(world.store.claims, "e"):
+        assert {key for key, one in world.ended().items() if one.status == "failed"} == {*"de"}
+    assert [one.key for one in failures.ledger(world.store)] == ["e"]
+
+
+def test_what_slurm_lost_is_computed_by_whoever_is_left(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, grace_s=-1)
+    before = failures.counted(world.store)
+    world.alive = set()
+    world.ended()
+    assert failures.attempts(world.store, "a")
+    assert ended(TWO_CELLS["a"], world.store, before) is None
 
 
 def test_a_requeued_task_starts_its_grace_anew(tmp_path, monkeypatch):

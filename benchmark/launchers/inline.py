@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from benchmark import failures
 from benchmark.components import component
 from benchmark.jobs import Job
 from benchmark.launching import RETRY, Display, Outcome, Schedule, elsewhere, ended, options
@@ -38,12 +39,12 @@ class Inline:
         self, jobs: Mapping[str, Job], store: Store, display: Display
     ) -> Iterator[Outcome]:
         """See benchmark.launching.Launcher."""
-        schedule = Schedule(jobs)
+        schedule, before = Schedule(jobs), failures.counted(store)
         while len(schedule):
             if (job := schedule.take()) is None:
                 time.sleep(RETRY)  # what is left is being computed by another run
                 continue
-            outcome = ended(job, store, schedule.began)
+            outcome = ended(job, store, before)
             if outcome is None and elsewhere(job, store):
                 schedule.postpone(job)
                 continue

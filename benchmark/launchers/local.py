@@ -100,11 +100,12 @@ class Pool:
         self.options = dict(options)
         self.preload = preload
         self.running: dict[str, _Running] = {}
+        self.before: dict[str, int] = {}
         self.server = multiprocessing.get_context("forkserver")
 
     def run(self, jobs: Mapping[str, Job], display: Display) -> Iterator[Outcome]:
         """Run jobs in an order that respects `after`; yields each one's outcome as it ends."""
-        schedule = Schedule(jobs)
+        schedule, self.before = Schedule(jobs), failures.counted(self.store)
         modules = sorted({one for job in jobs.values() for one in _modules(job.config)})
         self.server.set_forkserver_preload([*self.preload, *modules])
         try:
@@ -121,7 +122,7 @@ class Pool:
     def _fill(self, schedule: Schedule, display: Display) -> Iterator[Outcome]:
         """Give free slots to jobs; yields jobs that ended elsewhere in the meantime."""
         while self.free and (job := schedule.take()):
-            if outcome := ended(job, self.store, schedule.began):
+            if outcome := ended(job, self.store, self.before):
                 yield outcome
             elif elsewhere(job, self.store):
                 schedule.postpone(job)

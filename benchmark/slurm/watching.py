@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmark import failures
+from benchmark import claims, failures
 from benchmark.errors import BadCheckpoint, BenchError
 from benchmark.jobs import Job
 from benchmark.launching import Display, Outcome, Schedule
@@ -88,15 +88,15 @@ class Watch:
             if self.open:
                 time.sleep(poll_s)
 
-    def _news(self) -> list[Outcome]:
+    def _news(self) -> Iterator[Outcome]:
         # The queue is asked first: of what ended before that the results are in the store by now.
         alive = queue.living(self.tasks())
         done = self._done()
         found = [Outcome(job, "done") for key, job in self.open.items() if key in done]
         told = done | self._told(found, done)
+        yield from found
         if alive is not None:
-            found += self._abandoned(alive, self.open.keys() - told)
-        return found
+            yield from self._abandoned(alive, self.open.keys() - told)
 
     def _told(self, found: list[Outcome], done: set[str]) -> set[str]:
         """Append the losses that tasks have told of; returns their keys."""
@@ -116,17 +116,24 @@ class Watch:
         return {path.stem for folder in folders for path in folder.glob("*.json")}
 
     def _abandoned(self, alive: set[str], waiting: set[str]) -> Iterator[Outcome]:
-        """Jobs of which no task is left, after the grace."""
+        """Jobs of which no task is left, after the grace; those that it tried go on the ledger."""
         held = {key for one in self.submissions for key in one.keys(alive)}
         now = time.monotonic()
         self.gone = {key: self.gone.get(key, now) for key in waiting - held}
+        late = [key for key in self.open if now - self.gone.get(key, now) > self.grace_s]
+        tried = {one.key for one in claims.holders(self.store.claims)} if late else set()
         states: dict[str, str] = {}
         # In the plan's order: what others wait for first, so that these are lost with its reason.
-        for key in [key for key in self.open if now - self.gone.get(key, now) > self.grace_s]:
+        for key in late:
+            if key not in self.open:
+                continue  # lost in the meantime, with what it waits for
             one = next(one for one in self.submissions if key in one.keys(one.tasks))
             task = one.holder(key)
+            # A task that has begun nothing failed at its first job; of the others nobody knows.
+            first = task not in states and tried.isdisjoint(one.tasks[task])
             if task not in states:
                 states[task] = one.reason(task) or f"it ended as {queue.last_state(task)}"
             reason = f"Slurm task {task} did not compute it: {states[task]}; log {one.log(task)}"
-            failures.note(self.store, self.open[key], reason)
+            if first or key in tried:
+                failures.note(self.store, self.open[key], reason, seen=False)
             yield Outcome(self.open[key], "failed", reason)
