@@ -1,7 +1,9 @@
 """Every command and snippet of the README is run, and its table is the one that results/ gives."""
 
+import csv
 import re
 import shlex
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,65 @@ def test_the_tables_are_what_the_records_give():
 def test_every_table_has_its_definitions_beside_it():
     for found in SHOWN.finditer(README):
         assert layout(found[3]).caption in found[4]
+
+
+MERGES = {"table": "table_merges", "peft": "full", "attack": "badmerging_on"}
+PEFT = {"table": "table_peft", "attack": "lobam_1", "merge": "task_arithmetic"}
+HELD_OUT = {"table": "heldout_lfpm"}
+FRESH = {"stress": "fresh_trigger", "attack": "badmerging_on", "merge": "task_arithmetic"}
+CENTRE = "attack.place=center, attack.size=8"
+SAID = [  # a piece of a sentence, and the row that its numbers are of: of several the highest ASR
+    ("the mean ASR goes from {asr:.1f} to", HELD_OUT | {"defense": "none"}),
+    ("to {asr:.1f}, at no cost in clean accuracy", HELD_OUT | {"defense": "lfpm"}),
+    ("left out of the merge ({asr:.1f})", HELD_OUT | {"defense": "drop_attacker"}),
+    ("(the image's centre), worst {asr_most:.1f}", HELD_OUT | {"defense": "lfpm"}),
+    ("LFPM leaves an ASR of {asr:.1f} ± {asr_sd:.1f} of", PEFT | {"defense": "lfpm"}),
+    ("of {asr:.1f} (CA -", PEFT | {"defense": "none"}),
+    ("(CA -{ca_drop:.1f}), at the price of {recall_drop:.0f} points", PEFT | {"defense": "lfpm"}),
+    ("labelled `ft` ({asr:.1f})", PEFT | {"defense": "ft"}),
+    ("`prompt_unlearning` ({asr:.1f}). Against LoBAM", PEFT | {"defense": "prompt_unlearning"}),
+    ("in nearly all (at most {asr:.0f}, DARE-TIES)", MERGES | {"attack": "badnets"}),
+    ("(average {asr:.0f}, model", MERGES | {"merge": "simple_average"}),
+    ("model stock {asr:.0f}; TSV-M", MERGES | {"merge": "model_stock"}),
+    ("TSV-M {asr:.0f})", MERGES | {"merge": "tsv_m"}),
+    ("here: {asr:.1f} after Task Arithmetic's", MERGES | {"merge": "ties"}),
+    ("after Task Arithmetic's {asr:.1f}", MERGES | {"merge": "task_arithmetic"}),
+    ("get {asr:.1f} % at most", {"table": "adaptive", "attack": "adaptive_*", "defense": "lfpm"}),
+    ("gets **{asr:.0f} %** (on the equally defended clean merge: {asr_defended_clean_merge:.0f};",
+     FRESH | {"table": "adaptive", "defense": "lfpm"}),
+    ("plain `prompt_unlearning`: {asr:.1f} at this seed",
+     FRESH | {"table": "adaptive", "defense": "prompt_unlearning"}),
+    ("leaves {asr:.0f} ± {asr_sd:.0f} of the planted one",
+     {"table": "table_lfpm", "merge": "task_arithmetic", "defense": "prompt_unlearning"}),
+    ("8 px in the centre keeps {asr:.0f}",
+     {"table": "adaptive", "variant": CENTRE, "defense": "lfpm"}),
+    ("leaves {asr:.0f} (clean: {asr_defended_clean_merge:.0f})",
+     FRESH | {"table": "ablation_fresh", "defense": "lfpm_soft"}),
+    ("worth something, too ({asr:.0f} without)",
+     FRESH | {"table": "ablation_fresh", "defense": "lfpm_end"}),
+]  # fmt: skip
+
+
+def rows_of(table: str, **wanted: str) -> list[dict[str, str]]:
+    """The rows of a committed table that have an ASR and whose cells match these patterns."""
+    with (ROOT / "results" / table / f"{table}.csv").open() as file:
+        found = [row for row in csv.DictReader(file) if row["asr"]]
+    return [row for row in found if all(fnmatch(row[key], one) for key, one in wanted.items())]
+
+
+@pytest.mark.parametrize(("sentence", "wanted"), SAID)
+def test_the_numbers_of_its_sentences_are_those_of_the_tables(sentence, wanted):
+    row = max(rows_of(**wanted), key=lambda one: float(one["asr"]))
+    numbers = {key: float(row[key]) for key in re.findall(r"{(\w+):", sentence)}
+    assert sentence.format(**numbers) in " ".join(README.split())
+
+
+def test_no_defence_stands_everything():
+    worst: dict[str, float] = {}
+    for row in rows_of("adaptive"):
+        worst[row["defense"]] = max(float(row["asr"]), worst.get(row["defense"], 0.0))
+    assert "No defence tried there is below 70 in its worst case" in " ".join(README.split())
+    assert min(worst.values()) >= 70
 
 
 def test_the_property_table_is_that_of_the_docs():
