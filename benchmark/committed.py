@@ -1,4 +1,4 @@
-"""The tables under results/, made again from the records beside them."""
+"""The tables under results/, and the demo's page, made again from the records beside them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from benchmark.components import options
 from benchmark.store import write_atomic
 
 RESULTS = Path(__file__).parent.parent / "results"
+PAGE = RESULTS / "demo" / "report.html"
 
 
 def names() -> list[str]:
@@ -26,9 +27,19 @@ def made(name: str) -> tables.Table:
     return results.table(name, [], [RESULTS], partial=False)
 
 
+def page() -> str:
+    """The demo's page; without pictures of its triggers, since these are in a store alone."""
+    from benchmark.demo import page_of
+    from benchmark.report import render_report
+
+    records, hits = tables.gather(folders("demo"))
+    return render_report(page_of(tables.make("demo", records, hits=hits), records))
+
+
 def regenerate() -> list[Path]:
-    """Write every table of `names` in the forms that it is committed in; returns the files."""
-    written = []
+    """Write PAGE, and every table of `names` in the forms that it is committed in; the files."""
+    written = [PAGE]
+    write_atomic(PAGE, page().encode())
     for name in names():
         table = made(name)
         for path in sorted((RESULTS / name).glob(f"{name}.*")):

@@ -11,7 +11,7 @@ from benchmark import tables
 from benchmark.diagnostics.findings import find
 from benchmark.errors import BenchError
 from benchmark.records import Record
-from benchmark.report import Page, triggers, write_report
+from benchmark.report import Page, Picture, triggers, write_report
 from benchmark.store import Store
 
 FORMS = ("md", "csv", "json")
@@ -32,14 +32,23 @@ def show(records: Sequence[Record], store: Store, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         tables.write(table, out, FORMS)
         seen = find(out / "diagnostics")
-        told = provenance(records)
-        page = Page([table], records, triggers(records, store), told, diagnoses=seen)
+        page = page_of(table, records, triggers(records, store), seen)
         path = write_report(out / "report.html", page)
     except OSError as error:
         raise BenchError(
             f"--out={out} cannot be written ({error.strerror}); give another folder"
         ) from error
     sys.stderr.write(f"report: {path.resolve()}\n")
+
+
+def page_of(
+    table: tables.Table,
+    records: Sequence[Record],
+    pictures: Sequence[Picture] = (),
+    diagnoses: Sequence[Path] = (),
+) -> Page:
+    """The demo's page: its table, what that was made of, and what is seen of its triggers."""
+    return Page([table], records, pictures, provenance(records), diagnoses=diagnoses)
 
 
 def provenance(records: Sequence[Record]) -> Mapping[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from benchmark.__main__ import main
-from benchmark.committed import RESULTS, folders, made, names
-from benchmark.tables import Table, render
+from benchmark.committed import PAGE, RESULTS, folders, made, names, page
+from benchmark.report.page import NOTES
+from benchmark.tables import Table, layout, render
 
 FILES = [path for name in names() for path in sorted((RESULTS / name).glob(f"{name}.*"))]
 table = cache(made)
@@ -24,6 +26,20 @@ def test_no_folder_of_records_is_without_its_table() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_a_file_is_what_the_records_give(path: Path) -> None:
     assert path.read_text() == render(table(path.stem), path.suffix[1:])
+
+
+def test_the_demo_s_page_is_what_the_records_give() -> None:
+    assert PAGE.read_text() == page() == page()
+
+
+def test_every_page_says_the_same_of_how_its_methods_were_chosen() -> None:
+    for folder in ("benchmark", "conf"):
+        for path in (RESULTS.parent / folder).rglob("*.*"):
+            if path.suffix in (".py", ".yaml", ".j2"):
+                joined = re.sub(r'"\s+f?"', "", path.read_text())
+                assert "not tuned" not in " ".join(joined.split()), path
+    assert layout("attacks_defenses").selection == layout("demo").selection
+    assert any("No test image was used in choosing anything." in note for note in NOTES)
 
 
 @pytest.mark.parametrize("name", names())

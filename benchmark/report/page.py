@@ -49,8 +49,9 @@ GENERAL = (
 """What every page must say."""
 NOTES = (
     *GENERAL,
-    "The setting shown is the one that LFPM was tuned on (other seeds), and the baselines were not "
-    "tuned: a fair ranking needs held-out settings and equal effort. No test image was used.",
+    "The setting shown is the one that LFPM was chosen on (at other seeds); so were the learning "
+    "rates of its baselines, and nothing else of theirs: a fair ranking needs held-out settings "
+    "and equal effort. No test image was used in choosing anything.",
 )
 
 
