@@ -143,6 +143,18 @@ def test_values_of_a_defence_still_make_rows_of_their_own() -> None:
     assert one_of(found, "lfpm").variant == ""
 
 
+def test_settings_measured_before_and_after_an_option_was_added_are_one_row() -> None:
+    from dataclasses import replace
+
+    def made(one: Record, **later: None) -> Record:
+        return replace(one, config={**one.config, "suite": {"granted": 300, **later}})
+
+    first, second, third = three()[:3]
+    mixed = [made(first), made(second, precision=None), made(third)]
+    row = one_of(pooled(rows(mixed), "lfpm"), "lfpm")
+    assert (len(row.parts), row.variant) == (3, "")
+
+
 def test_a_setting_names_every_plant_and_nothing_else() -> None:
     one = {"adversary": "flags", "target": 2, "place": "center", "size": 6}
     assert setting_of({"attack": {**one, "lr": 1}}) == "flags 2 center"

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmark.store import canonical
+from benchmark.tables.alike import telling
 from benchmark.tables.metrics import BESIDE, METRICS
 from benchmark.tables.rows import UNSAID, Row, differing, named
 from benchmark.tables.stats import Stat, over_settings
@@ -56,7 +57,7 @@ def pooled(rows: Sequence[Row], subject: str) -> list[Row]:
         config = {name: value for name, value in row.config.items() if name != "attack"}
         # What was not run yet comes last and knows no values: it goes where its names are.
         same = [] if config else [key for key, one in groups.items() if _kind(one[0]) == _kind(row)]
-        key = same[0] if same else canonical([_kind(row), config])
+        key = same[0] if same else canonical([_kind(row), telling(config)])
         groups.setdefault(key, []).append(replace(row, config=config))
     firsts = [group[0] for group in groups.values()]
     variants = differing([(_kind(row), row.config) for row in firsts])
