@@ -1,10 +1,12 @@
 """Every command and snippet of the README is run, and its table is the one that results/ gives."""
 
 import csv
+import json
 import re
 import shlex
 from fnmatch import fnmatch
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -80,9 +82,11 @@ FRESH = {"stress": "fresh_trigger", "attack": "badmerging_on", "merge": "task_ar
 CENTRE = "attack.place=center, attack.size=8"
 SAID = [  # a piece of a sentence, and the row that its numbers are of: of several the highest ASR
     ("the mean ASR goes from {asr:.1f} to", HELD_OUT | {"defense": "none"}),
+    ("On the {n_settings:.0f} settings above", HELD_OUT | {"defense": "lfpm"}),
     ("to {asr:.1f}, at no cost in clean accuracy", HELD_OUT | {"defense": "lfpm"}),
-    ("left out of the merge ({asr:.1f})", HELD_OUT | {"defense": "drop_attacker"}),
-    ("(the image's centre), worst {asr_most:.1f}", HELD_OUT | {"defense": "lfpm"}),
+    ("model the same triggers get {asr:.1f}:", HELD_OUT | {"defense": "drop_attacker"}),
+    ("; worst {asr_most:.1f}.", HELD_OUT | {"defense": "lfpm"}),
+    ("loss of 3 points its line reaches {asr_at_3:.1f}", HELD_OUT | {"defense": "lfpm"}),
     ("LFPM leaves an ASR of {asr:.1f} ± {asr_sd:.1f} of", PEFT | {"defense": "lfpm"}),
     ("of {asr:.1f} (CA -", PEFT | {"defense": "none"}),
     ("(CA -{ca_drop:.1f}), at the price of {recall_drop:.0f} points", PEFT | {"defense": "lfpm"}),
@@ -122,6 +126,18 @@ def test_the_numbers_of_its_sentences_are_those_of_the_tables(sentence, wanted):
     row = max(rows_of(**wanted), key=lambda one: float(one["asr"]))
     numbers = {key: float(row[key]) for key in re.findall(r"{(\w+):", sentence)}
     assert sentence.format(**numbers) in " ".join(README.split())
+
+
+def test_what_is_left_by_place_is_the_mean_over_its_settings():
+    rows = json.loads((ROOT / "results/heldout_lfpm/heldout_lfpm.json").read_text())["rows"]
+    (own,) = (row["settings"] for row in rows if row["defense"] == "lfpm")
+    corner, centre = (
+        fmean(one["asr"] for one in own if one["setting"].endswith(place))
+        for place in ("bottom_left", "center")
+    )
+    said = " ".join(README.split())
+    assert f"In a corner {corner:.1f} is left; where the trigger" in said
+    assert f"the object (the image's centre), {centre:.1f}; worst" in said
 
 
 def test_no_defence_stands_everything():
