@@ -29,6 +29,9 @@ BEAT = 10.0
 """Seconds between two signs of life."""
 LEASE = 90.0
 """Seconds without one after which another machine's claim is that of a dead process."""
+WAIT = 0.05
+"""Seconds between two attempts at a claim that is waited for."""
+_threads = threading.Lock()
 _mine: set[Path] = set()
 """Claims of this process: what it holds, it may ask for again."""
 
@@ -83,6 +86,18 @@ def claimed(folder: Path, key: str, label: str = "") -> Iterator[bool]:
         ended.set()
         _mine.discard(first)
         _release(folder, key, path)
+
+
+@contextlib.contextmanager
+def alone(folder: Path, key: str) -> Iterator[None]:
+    """Hold the claim on a key, once nobody else alive has it: no other process, no other thread."""
+    with _threads:
+        while True:
+            with claimed(folder, key) as ours:
+                if ours:
+                    yield
+                    return
+            time.sleep(WAIT)
 
 
 def holder(folder: Path, key: str) -> Holder | None:

@@ -19,6 +19,8 @@ class Clock:
         costs: what jobs like these took; grows as jobs end.
         width: how many run at once.
         now: the time in seconds.
+        made: the seconds that a job took which was computed elsewhere: by a Slurm task, by another
+            run on the store; None where nobody knows.
     """
 
     def __init__(
@@ -27,23 +29,28 @@ class Clock:
         costs: Costs,
         width: int,
         now: Callable[[], float] = time.monotonic,
+        made: Callable[[Job], float | None] = lambda job: None,
     ) -> None:
         self.total = len(jobs)
         self.ended = 0
         self._open = dict(jobs)
         self._begun: dict[str, float] = {}
-        self._costs, self._width, self._now = costs, width, now
+        self._costs, self._width, self._now, self._made = costs, width, now, made
 
     def start(self, job: Job) -> None:
         """A job was given a process."""
         self._begun[job.key] = self._now()
 
     def end(self, job: Job, *, done: bool) -> float | None:
-        """A job ended; the seconds it took, None if it never started here."""
+        """A job ended; the seconds it took, None if nobody knows."""
         self.ended += 1
         self._open.pop(job.key, None)
         begun = self._begun.pop(job.key, None)
-        spent = None if begun is None else self._now() - begun
+        spent = None
+        if begun is not None:
+            spent = self._now() - begun
+        elif done:
+            spent = self._made(job)
         if done and spent is not None:
             self._costs.learn(job.kinds, spent)
         return spent
@@ -70,11 +77,12 @@ class Clock:
         return max(cost - (self._now() - self._begun[key]), LEAST * cost)
 
     def told(self) -> str:
-        """The time to go in words; empty where nothing is known."""
+        """The time to go in words, and how many at once it supposes; empty if nothing is known."""
         seconds, unknown = self.left()
         if not seconds:
             return ""
-        return f"{'more than' if unknown else 'about'} {duration(seconds)} left"
+        at_once = f", {self._width} at once" if self._width > 1 else ""
+        return f"{'more than' if unknown else 'about'} {duration(seconds)} left{at_once}"
 
 
 def duration(seconds: float) -> str:

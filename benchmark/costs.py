@@ -95,6 +95,14 @@ def measured_costs(store: Store, stages: Iterable[str]) -> Costs:
     return found
 
 
+def measured_seconds(store: Store, stage: str, key: str) -> float | None:
+    """What making one artifact took, by what is written beside it; None where nothing is."""
+    try:
+        return json.loads(store.path(stage, key).read_text())["made"].get("seconds")
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def _newest(folder: Path) -> list[Path]:
     paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
     return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[:SAMPLE]

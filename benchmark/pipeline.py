@@ -12,10 +12,10 @@ from benchmark import records
 from benchmark.cell import Cell
 from benchmark.checkpoints.manifest import lineage
 from benchmark.clock import Clock
-from benchmark.costs import measured_costs
+from benchmark.costs import measured_costs, measured_seconds
 from benchmark.data.real import check_present
 from benchmark.errors import BenchError
-from benchmark.jobs import Graph, plan_cell
+from benchmark.jobs import Graph, Job, plan_cell
 from benchmark.launching import Display, Launcher, Outcome, launcher_from
 from benchmark.provenance import provenance
 from benchmark.records import Record, Status
@@ -145,7 +145,11 @@ def _compute(
 
 def _clock(graph: Graph, store: Store, launcher: Launcher) -> Clock:
     past = measured_costs(store, (job.stage for job in graph.jobs.values()))
-    return Clock(graph.jobs, past, launcher.width)
+
+    def made(job: Job) -> float | None:
+        return measured_seconds(store, job.stage, job.key)
+
+    return Clock(graph.jobs, past, launcher.width, made=made)
 
 
 def pretrain(

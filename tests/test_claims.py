@@ -3,9 +3,11 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from benchmark import claims
 from benchmark.claims import LEASE, claimed, holder, holders
+from tests.small import ROOT
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -54,6 +57,35 @@ def test_a_process_is_given_its_own_claim_again(tmp_path):
         assert first
         assert second
     assert holder(tmp_path, "k") is None
+
+
+def test_who_waits_for_a_claim_gets_it_when_its_holder_dies(tmp_path, other):
+    order = []
+
+    def wait(name):
+        with claims.alone(tmp_path, "k"):
+            order.append(name)
+            time.sleep(0.05)
+            order.append(name)
+
+    threads = [threading.Thread(target=wait, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    assert order == []
+    os.kill(other.pid, signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+    assert order in (["a", "a", "b", "b"], ["b", "b", "a", "a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_needs_the_locks_of_a_file_system():
+    modules = [
+        path for name in ("benchmark", "baselines", "lfpm") for path in (ROOT / name).rglob("*.py")
+    ]
+    lock = re.compile(r"\b(filelock|fcntl|flock|lockf)\b")
+    assert not [path for path in modules if lock.search(path.read_text())]
 
 
 def forge(path: Path, **changes) -> None:

@@ -1,13 +1,18 @@
 """What a run will still take: an honest lower bound, from what its jobs took so far."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.clock import LEAST, Clock, duration
-from benchmark.costs import Costs, kinds_of
+from benchmark.costs import Costs, kinds_of, measured_seconds
+from benchmark.display import Lines
 from benchmark.jobs import Job
+from benchmark.store import Store
 from tests.test_launchers import graphs
+from tests.test_slurm_parts import TWO_CELLS, World
 
 
 def job(key: str, kind: str, after: str = "") -> Job:
@@ -49,6 +54,45 @@ def test_what_runs_counts_down_and_what_ended_teaches():
     assert clock.told() == "about 7 s left"
     assert clock.end(JOBS["c"], done=False) is None
     assert (clock.left(), clock.told(), clock.ended, clock.total) == ((0, 0), "", 3, 3)
+
+
+def test_what_was_computed_elsewhere_teaches_what_its_result_says():
+    took = {"a": 50.0}
+    clock = Clock(JOBS, past(long=10, short=4), 2, lambda: 0.0, lambda job: took.get(job.key))
+    assert clock.told() == "about 14 s left, 2 at once"
+    assert clock.end(JOBS["a"], done=True) == 50.0, "it never started here"
+    assert clock.end(JOBS["b"], done=True) is None
+    took["c"] = 9.0
+    assert clock.end(JOBS["c"], done=False) is None, "of what was lost nothing is written"
+    again = Clock(JOBS, clock._costs, 1)
+    assert again.left() == (50 + 4 + 4, 0)
+
+
+def test_seconds_are_read_beside_a_result(tmp_path):
+    store = Store(tmp_path)
+    store.save("s", "k", ({}, {}), {}, {"seconds": 7.5})
+    store.path("s", "torn").write_text("{")
+    told = [measured_seconds(store, "s", key) for key in ("k", "torn", "absent")]
+    assert told == [7.5, None, None]
+
+
+def test_under_slurm_the_clock_learns_from_results(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch)
+    kinds = ("chained",)
+    jobs = {key: replace(job, kinds=kinds) for key, job in TWO_CELLS.items()}
+    clock = Clock(jobs, Costs(), 1, made=lambda job: measured_seconds(world.store, "s", job.key))
+    for key in "abc":
+        world.store.save("s", key, ({}, {}), {}, {"seconds": 60.0})
+    told = []
+
+    def last():
+        told.append(clock.told())
+        world.finish(*"de")
+
+    world.watch.open = jobs
+    world.then = iter([last])
+    assert len(list(world.watch.outcomes(Lines(clock), 1.0))) == 5
+    assert told == ["about 2 min left"]
 
 
 def test_the_most_similar_jobs_tell():

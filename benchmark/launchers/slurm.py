@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from benchmark import claims
 from benchmark.components import build, component, option
 from benchmark.errors import BadCheckpoint
 from benchmark.jobs import Job
@@ -112,10 +113,7 @@ class Slurm:
 
     def _hand_out(self, jobs: Mapping[str, Job], store: Store) -> list[Submission]:
         """Submit what is not queued already; returns every submission that holds some of it."""
-        from filelock import FileLock
-
-        submissions.folder(store).mkdir(parents=True, exist_ok=True)
-        with FileLock(submissions.folder(store) / "submit.lock"):
+        with claims.alone(submissions.folder(store), "submit"):
             earlier = held(jobs, queued(store))
             given = {key for one in earlier for key in one.keys(one.tasks)}
             mine = {key: job for key, job in jobs.items() if key not in given}

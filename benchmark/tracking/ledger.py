@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from benchmark import claims
 from benchmark.store import write_atomic
 
 VERSION = 1
@@ -36,8 +35,7 @@ class Ledger:
         Notes that cannot be read are none: the run is sent once more.
         """
         path = self.folder / f"{run}.json"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with claims.alone(self.folder, run):
             try:
                 before = json.loads(path.read_text())
             except (OSError, ValueError):
