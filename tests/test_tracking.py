@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import api, config, records, tables
+from benchmark.__main__ import main
 from benchmark.artifacts import dump_compromise, dump_model
 from benchmark.attacks.triggers import Patch
 from benchmark.cell import Cell, cell_from
@@ -490,6 +491,36 @@ def test_a_newer_run_takes_the_place_of_an_older_one(pushed):
     assert after.folder != before
     assert not before.exists()
     assert after.about.run_group == "other"
+
+
+def test_a_sweep_with_its_tracker_on_is_there_offline_with_its_table(tmp_path, monkeypatch, capsys):
+    for name in ("DATA", "CACHE", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name.lower()))
+    root = tmp_path / "store"
+    words = ["-m", "experiment=attacks_defenses", *words_of(root)]
+    plan = config.plan(words)
+    assert plan is not None
+    (cell,) = map(cell_from, plan.configs)
+    one = fill(cell, Store(root))
+    assert main(["run", *words, "tracker=wandb"]) == 0
+    assert (
+        "W&B: 2 runs sent (offline lfpm-bench), 0 were there, 0 not sent" in capsys.readouterr().err
+    )
+    found = runs(root)
+    shown = found.pop(one.key)
+    assert (shown.about.job_type, shown.about.run_group) == ("cell", "attacks_defenses")
+    plain = json.loads(records.to_json(one))
+    assert {name: shown.config[name] for name in plain["config"]} == plain["config"]
+    entry = cell_entry(one, material.curves(one, Store(root)), None)
+    assert {name: shown.summary[name] for name in entry.summary} == entry.summary
+    (table,) = found.values()
+    assert (table.about.job_type, table.about.run_group) == ("table", "attacks_defenses")
+    assert table.about.display_name.startswith("table attacks_defenses attack=badnets merge=ties")
+    made = tables.make("attacks_defenses", [one])
+    sent = table_entry(made, cell_words(words), None)
+    (name,) = sent.grids
+    assert table.table(name)["columns"] == list(sent.grids[name].columns)
+    assert table.table(name)["data"] == [list(row) for row in sent.grids[name].rows]
 
 
 def test_bad_words_are_one_sentence(tmp_path, monkeypatch):
