@@ -7,7 +7,6 @@ import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
-from unittest import mock
 
 from benchmark.errors import BenchError, nearest
 
@@ -54,6 +53,7 @@ def one_sentence(ours: str) -> Iterator[None]:
     Args:
         ours: a help text; its flags may have been meant as well as those of that package.
     """
+    from unittest import mock  # takes long to import, and most commands do without
 
     def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
         if not message.startswith(UNKNOWN):
