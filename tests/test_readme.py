@@ -92,6 +92,7 @@ SAID = [  # a piece of a sentence, and the row that its numbers are of: of sever
     ("(CA -{ca_drop:.1f}), at the price of {recall_drop:.0f} points", PEFT | {"defense": "lfpm"}),
     ("labelled `ft` ({asr:.1f})", PEFT | {"defense": "ft"}),
     ("`prompt_unlearning` ({asr:.1f}). Against LoBAM", PEFT | {"defense": "prompt_unlearning"}),
+    ("scale 0.3 leaves {asr:.1f} at most", {"table": "transfer", "defense": "transfer"}),
     ("in nearly all (at most {asr:.0f}, DARE-TIES)", MERGES | {"attack": "badnets"}),
     ("(average {asr:.0f}, model", MERGES | {"merge": "simple_average"}),
     ("model stock {asr:.0f}; TSV-M", MERGES | {"merge": "model_stock"}),
