@@ -83,7 +83,7 @@ def test_the_caption_says_it_and_is_silent_where_all_is_there() -> None:
 def demo_without(folder: Path, defense: str) -> list[Path]:
     for path in (RESULTS / "demo/records").glob("*.json"):
         if (one := read(path)).names["defense"] != defense:
-            write(folder / "records", one)
+            write(folder / "demo" / "records", one)
     return [folder]
 
 
@@ -93,6 +93,8 @@ def test_folders_of_records_are_compared_with_the_experiments(tmp_path: Path) ->
     text = results.tables("demo", words, ["md"], folders, partial=False)["md"]
     assert "Not whole: 4 of 5 planned cells have a record; rows without any: lfpm." in text
     assert "| lfpm " not in text
+    (own,) = ([one / "demo"] for one in folders)
+    assert "Not whole" not in results.tables("demo", words, ["md"], own, partial=False)["md"]
     text = results.tables("demo", words, ["md"], folders, partial=True)["md"]
     (line,) = (one for one in text.splitlines() if one.startswith("| lfpm "))
     assert "not run yet: seed 0" in line
