@@ -105,6 +105,7 @@ def _expand(argv: Sequence[str]) -> list[dict[str, Any]] | None:
     choices = {group: str(base.hydra.runtime.choices[group]) for group in GROUPS}
     plain: Any = OmegaConf.to_container(base, resolve=False)
     del plain["hydra"]
+    plain["store"] = base.store  # the one value that OmegaConf alone can say: of the environment
     axes = {key: values for key, values in axes.items() if key not in last}
     made = sweep.jobs(sweep.Sweep(plain, choices, list(last.items()), list(axes.items())))
     return None if made is None else [_resolved(tree, names) for tree, names in made]
@@ -124,7 +125,11 @@ def _resolved(tree: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     data = tree.pop("dataset")
-    plain: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    plain: Any
+    try:
+        plain = sweep.filled(tree, tree)
+    except (LookupError, TypeError):
+        plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     runtime = {name: plain.pop(name) for name in RUNTIME if name in plain}
     return {"config": {**_given(plain), "dataset": data, "names": names}, "runtime": runtime}
 

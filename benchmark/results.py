@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,6 @@ def _all_planned(experiments: Sequence[str], words: Sequence[str]) -> tuple[list
     plans = [planned(one, words) for one in experiments]
     distinct = {cell.key: cell for cells, _ in plans for cell in cells}
     return list(distinct.values()), plans[0][1]
-
-
-@cache
-def _remembered(experiments: tuple[str, ...], words: tuple[str, ...], cwd: Path) -> list[Cell]:
-    """The cells alone, once for all tables of one process: planning many takes tens of seconds."""
-    return _all_planned(experiments, words)[0]
 
 
 def present(cells: Sequence[Cell], store: Store) -> list[Record]:
@@ -90,17 +83,16 @@ def gathered(name: str, words: Sequence[str], folders: Sequence[Path], *, partia
     return found, names, hits, _plan(name, cells, found)
 
 
-def _adopted(name: str, words: Sequence[str], folders: Sequence[Path], *, partial: bool) -> Made:
+def _adopted(name: str, words: Sequence[str], given: Sequence[Path], *, partial: bool) -> Made:
     """What is in folders of records, beside what the table's experiments plan."""
-    style = layouts.layout(name)
-    found, hits = layouts.gather(layouts.folders(name, folders))
+    style, folders = layouts.layout(name), layouts.folders(name, given)
+    found, hits = layouts.gather(folders)
     if not found and not partial:
         told = ", ".join(map(str, folders))
         raise BenchError(f"--records={told}: no KEY.json is in it, nor in `records` below it")
     cells: list[Cell] = []
-    if partial or list(folders) != layouts.folders(name, folders):
-        # One folder named directly is taken as it is: planning would take longer than the table.
-        cells = _remembered(tuple(style.experiments or (name,)), tuple(words), Path.cwd())
+    if partial or folders != given:  # a folder of one sweep's records, named directly, is the whole
+        cells, _ = _all_planned(style.experiments or (name,), words)
     plan = _plan(name, [cell for cell in cells if style.rows.shows(cell.names)], found)
     # By their keys, records of an earlier version of a component would be missing.
     absent = [{**cell, "key": None} for cell in plan.absent] if partial else []
