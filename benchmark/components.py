@@ -77,9 +77,9 @@ def filled(value: Any, worth: Mapping[str, Any]) -> Any:
 def raw_option(group: str, name: str) -> dict[str, Any]:
     """The YAML of an option (interpolations unresolved), over the options it is made of.
 
-    Of its defaults list, `parent` (an option of its group that it extends) and
-    `/group@key: option` (one that becomes its value `key`) are followed; if there is anything else,
-    the list stays in the result.
+    Of its defaults list, `parent` (an option of its group that it extends), `other@key` (one of its
+    group that becomes its value `key`) and `/group@key: option` are followed; if there is anything
+    else, the list stays in the result.
     """
     known = options(group)
     if name not in known:
@@ -99,12 +99,18 @@ def raw_option(group: str, name: str) -> dict[str, Any]:
 def _default(entry: Any, known: Sequence[str], group: str) -> dict[str, Any] | None:
     """What an entry of a defaults list contributes; None where it is not followed."""
     if isinstance(entry, str):
-        return raw_option(group, entry) if entry in known else None
+        name, at, place = entry.partition("@")
+        if name not in known or (at and not _is_key(place)):
+            return None
+        return {place: raw_option(group, name)} if at else raw_option(group, name)
     ((key, name),) = entry.items()
     other, _, place = key.removeprefix("/").partition("@")
-    if not key.startswith("/") or not place.isidentifier() or place == "_global_":
-        return None
-    return {place: raw_option(other, name)}
+    return {place: raw_option(other, name)} if key.startswith("/") and _is_key(place) else None
+
+
+def _is_key(place: str) -> bool:
+    """Whether a package of a defaults list is a value of the component itself."""
+    return place.isidentifier() and place not in ("_global_", "_group_", "_name_", "_here_")
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _resolved(tree: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     data = tree.pop("dataset")
     plain: Any
     try:
-        plain = sweep.filled(tree, tree)
+        plain = sweep.resolved(tree, tree)
     except (LookupError, TypeError):
         plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     runtime = {name: plain.pop(name) for name in RUNTIME if name in plain}

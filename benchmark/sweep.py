@@ -62,7 +62,7 @@ def _job(sweep: Sweep, values: Sequence[Any]) -> tuple[Tree, dict[str, str]]:
     return tree, {**sweep.choices, **groups}
 
 
-def filled(node: Any, tree: Tree) -> Any:
+def resolved(node: Any, tree: Tree) -> Any:
     """A node with every interpolation replaced by what it names in the whole tree.
 
     OmegaConf takes 20 ms for the tree of a cell, which is most of planning a sweep. Only values
@@ -72,9 +72,9 @@ def filled(node: Any, tree: Tree) -> Any:
         LookupError: for anything else; OmegaConf has to do it.
     """
     if isinstance(node, dict):
-        return {key: filled(value, tree) for key, value in node.items()}
+        return {key: resolved(value, tree) for key, value in node.items()}
     if isinstance(node, list):
-        return [filled(value, tree) for value in node]
+        return [resolved(value, tree) for value in node]
     if not isinstance(node, str) or "${" not in node:
         return node
     whole = REFERENCE.fullmatch(node)
@@ -83,7 +83,7 @@ def filled(node: Any, tree: Tree) -> Any:
     named: Any = tree
     for part in whole[1].split("."):
         named = named[part]
-    return filled(named, tree)
+    return resolved(named, tree)
 
 
 def _plain(sweep: Sweep, key: str) -> bool:
