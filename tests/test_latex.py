@@ -16,8 +16,17 @@ from benchmark.tables import Table, make, render
 from benchmark.tables.latex import escape
 from tests.made_records import demo, hits, record
 
+
+def has(package: str) -> bool:
+    """Whether there is a LaTeX, and it has this package."""
+    if shutil.which("pdflatex") is None or shutil.which("kpsewhich") is None:
+        return False
+    return bool(subprocess.run(["kpsewhich", package], capture_output=True, check=False).stdout)
+
+
 needs_latex = pytest.mark.skipif(
-    shutil.which("pdflatex") is None, reason="pdflatex (texlive-latex-base) is not installed"
+    not (has("booktabs.sty") and has("graphicx.sty")),
+    reason="no LaTeX with booktabs and graphicx (texlive-latex-recommended) is installed",
 )
 NASTY = [
     "".join(map(chr, range(32, 127))),

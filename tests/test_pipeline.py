@@ -38,6 +38,15 @@ def store(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def experts(store, tmp_path) -> Path:
+    """A store of one's own that has the contributors and the attack, and nothing after them."""
+    own = tmp_path / "experts"
+    left_out = ("merge", "defend", "evaluation", "curve", "records", "plans")
+    shutil.copytree(store, own, ignore=shutil.ignore_patterns(*left_out))
+    return own
+
+
 def test_every_cell_has_a_record_with_counts_and_controls(store):
     found = read(store)
     assert len(found) == 4
@@ -279,28 +288,28 @@ def test_a_new_merge_is_two_files(checkout, store, tmp_path):
     assert "merge-newcomer" in collected.stdout
 
 
-def test_a_failing_cell_is_recorded_and_the_others_run(checkout, tmp_path):
+def test_a_failing_cell_is_recorded_and_the_others_run(checkout, experts):
     sweep = ["-m", "attack=badnets", "merge=newcomer", "merge.fail=true,false", "defense=none"]
-    done = bench("run", *sweep, *WORDS, *ATTACKS, store=tmp_path, root=checkout)
+    done = bench("run", *sweep, *WORDS, *ATTACKS, store=experts, root=checkout)
     assert done.returncode == 1
-    states = sorted(record.status for record in read(tmp_path).values())
+    states = sorted(record.status for record in read(experts).values())
     assert states == ["done", "failed"]
-    (failed,) = (r for r in read(tmp_path).values() if r.status == "failed")
+    (failed,) = (r for r in read(experts).values() if r.status == "failed")
     assert "it was told to fail" in (failed.reason or "")
     last = done.stderr.strip().splitlines()
     assert any(line.startswith("failed: badnets/newcomer/none") for line in last[-4:])
     log = next(line.split(": ", 1)[1] for line in last if line.startswith("log of"))
     assert "RuntimeError" in Path(log).read_text()
     # A failure is tried again; what is done is not.
-    again = bench("run", *sweep, *WORDS, *ATTACKS, store=tmp_path, root=checkout)
+    again = bench("run", *sweep, *WORDS, *ATTACKS, store=experts, root=checkout)
     assert "1 of 2 cells done, 1 computed now" in again.stderr
 
 
-def test_an_incompatible_pair_is_skipped_with_its_reason(checkout, tmp_path):
+def test_an_incompatible_pair_is_skipped_with_its_reason(checkout, experts):
     words = ["attack=badnets", "merge=newcomer", "merge.refuse=true", "defense=none"]
-    done = bench("run", *words, *WORDS, *ATTACKS, store=tmp_path, root=checkout)
+    done = bench("run", *words, *WORDS, *ATTACKS, store=experts, root=checkout)
     assert done.returncode == 0, done.stderr
-    (record,) = read(tmp_path).values()
+    (record,) = read(experts).values()
     assert (record.status, record.reason) == ("skipped", "it refuses these experts")
     assert record.main is None
 
