@@ -23,9 +23,10 @@ class IncompatibleWeights(BenchError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The words " (did you mean 'x'?)" for the closest valid name, or the list of all of them."""
+    """The words " (did you mean 'x'?)" for a name that begins so or is close, or all names."""
     valid = sorted(valid)
-    close = get_close_matches(name, valid, n=1, cutoff=0.5)
+    begun = [one for one in valid if name and one.startswith(name)]
+    close = begun or get_close_matches(name, valid, n=1, cutoff=0.5)
     if close:
         return f" (did you mean '{close[0]}'?)"
     return f" (valid: {', '.join(valid)})"

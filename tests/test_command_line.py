@@ -46,3 +46,10 @@ def test_help_of_run_is_ours_and_says_where_the_rest_is(capsys):
     with pytest.raises(SystemExit):
         main(["wandb", "--help"])
     assert "\n--offline: nothing is sent" in capsys.readouterr().out
+
+
+def test_a_name_cut_short_is_completed_before_a_similar_one(capsys):
+    assert main(["export", "x"]) == 2
+    assert "unknown command 'export' (did you mean 'export-checkpoint'?)" in capsys.readouterr().err
+    assert main(["tables", "table_lfmp"]) == 2
+    assert "(did you mean 'table_lfpm'?)" in capsys.readouterr().err

@@ -180,6 +180,19 @@ def test_files_that_are_no_weights_are_refused_and_nothing_in_them_runs(tmp_path
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    "content", [b'{"a":', b"hello", b"", pickle.dumps({"a": open}, protocol=2)]
+)
+def test_what_is_said_of_a_strange_file_advises_nothing_unsafe(content, tmp_path):
+    path = tmp_path / "w.pt"
+    path.write_bytes(content)
+    with pytest.raises(BadCheckpoint) as raised:
+        read_weights(path)
+    said = str(raised.value)
+    assert said.startswith(f"{path} cannot be read as weights (it is no ")
+    assert "weights_only" not in said
+
+
 def test_in_keys_the_content_of_a_file_stands_for_its_path(tmp_path):
     paths = [tmp_path / name for name in ("one.safetensors", "two.safetensors")]
     for path in paths:

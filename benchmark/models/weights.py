@@ -68,10 +68,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         found = readers.get(path.suffix, _torch)(path)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadCheckpoint(
-            f"{path} cannot be read as weights ({why[:200]}); give safetensors or a state dict "
-            "(`lfpm-bench import-checkpoint` reads whole-model pickles safely)"
+            f"{path} cannot be read as weights ({_reason(error)}); give safetensors or a state "
+            "dict (`lfpm-bench import-checkpoint` reads whole-model pickles safely)"
         ) from error
     import torch
 
@@ -81,6 +80,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} holds no state dict ('{(strange or ['nothing'])[0]}' is no tensor); give one"
         )
     return {name: value.float() for name, value in found.items() if name not in NO_WEIGHTS}
+
+
+def _reason(error: Exception) -> str:
+    """The one line that says why; torch's begins with advice to read the file unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no pickle of plain tensors"
+    said = str(error).strip()
+    is_line = said and not isinstance(error, KeyError)  # of a byte that is no pickle's
+    return said.splitlines()[0][:200] if is_line else "it is no file of torch's"
 
 
 def stated_activation(path: Path) -> str | None:
