@@ -108,7 +108,10 @@ def _expand(argv: Sequence[str]) -> list[dict[str, Any]] | None:
     plain["store"] = base.store  # the one value that OmegaConf alone can say: of the environment
     axes = {key: values for key, values in axes.items() if key not in last}
     made = sweep.jobs(sweep.Sweep(plain, choices, list(last.items()), list(axes.items())))
-    return None if made is None else [_resolved(tree, names) for tree, names in made]
+    try:
+        return None if made is None else [_resolved(tree, names) for tree, names in made]
+    except (LookupError, TypeError, RecursionError):
+        return None  # an interpolation that is no plain reference, or is wrong
 
 
 def _axis(one: Any) -> list[Any]:
@@ -122,16 +125,13 @@ def _axis(one: Any) -> list[Any]:
 
 
 def _resolved(tree: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
     data = tree.pop("dataset")
-    plain: Any
-    try:
-        plain = sweep.resolved(tree, tree)
-    except (LookupError, TypeError):
-        plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    return _job({**sweep.resolved(tree, tree), "dataset": data}, names)
+
+
+def _job(plain: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     runtime = {name: plain.pop(name) for name in RUNTIME if name in plain}
-    return {"config": {**_given(plain), "dataset": data, "names": names}, "runtime": runtime}
+    return {"config": {**_given(plain), "names": names}, "runtime": runtime}
 
 
 def _given(plain: dict[str, Any]) -> dict[str, Any]:
@@ -146,21 +146,22 @@ def _compose(argv: Sequence[str]) -> list[dict[str, Any]]:
     from hydra.plugins.sweeper import Sweeper
     from omegaconf import OmegaConf
 
-    jobs: list[dict[str, Any]] = []
+    composed: list[tuple[Any, dict[str, str]]] = []
 
     def collect(cfg: Any) -> None:
-        plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         choices = HydraConfig.get().runtime.choices
-        names = {group: str(choices[group]) for group in GROUPS}
-        runtime = {name: plain.pop(name) for name in RUNTIME if name in plain}
-        jobs.append({"config": {**_given(plain), "names": names}, "runtime": runtime})
+        composed.append((cfg, {group: str(choices[group]) for group in GROUPS}))
 
     # The sweeper composes every job once to see whether it does, and then again to run it.
     register_datasets()
     once = mock.patch.object(Sweeper, "validate_batch_is_legal")
     with tempfile.TemporaryDirectory() as scratch, _words(argv, scratch), _one_sentence(argv), once:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(collect)()
-    return jobs
+        # Not in `collect`: around what that raises Hydra prints lines of its own.
+        return [
+            _job(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), names)  # type: ignore[arg-type]
+            for cfg, names in composed
+        ]
 
 
 def register_datasets() -> None:

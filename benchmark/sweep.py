@@ -69,7 +69,7 @@ def resolved(node: Any, tree: Tree) -> Any:
     that are one reference (`${budget.images}`) are understood.
 
     Raises:
-        LookupError: for anything else; OmegaConf has to do it.
+        LookupError, TypeError, RecursionError: for anything else; OmegaConf has to do it.
     """
     if isinstance(node, dict):
         return {key: resolved(value, tree) for key, value in node.items()}

@@ -130,7 +130,7 @@ SWEEPS = {
     "merge=lines,ties": True,
     "defense=lfpm,lfpm_canary,transfer": True,
     "attack=badnets attack.size='${setting.frame}' seed=0,1": True,
-    "attack=badnets attack.size='${oc.env:NOWHERE,4}' seed=0,1": True,
+    "attack=badnets attack.size='${oc.env:NOWHERE,4}' seed=0,1": False,
     "merge=lines merge@merge.inner=ties seed=0,1": False,
     "merge=lines merge@merge.inner=ties,simple_average": False,
     "suite=mini,mini_6": False,
@@ -195,6 +195,8 @@ BAD = {
     "seed=-1": "seed=-1 is not valid",
     "seed=x": "seed='x' is not valid",
     "merge=ties,task_arithmetic": "add -m",
+    "attack=badnets attack.size='${attack.sise}'": "Interpolation key 'attack.sise' not found",
+    "-m attack=badnets attack.size='${attack.size}' seed=0,1": "Recursive interpolation",
     "merge=[ties": "'merge=[ties' is not in Hydra's override grammar",
     "backbone.weights=/nowhere.safetensors": "cannot be read",
 }
