@@ -37,10 +37,10 @@ lint: $(READY)            ## format, lint, types, import contracts
 results: $(READY)         ## regenerate results/ (hours on two cores; computes what the store lacks)
 	$(BIN)/lfpm-bench demo seed=0,1,2 --out results/demo --adopt results/demo/records
 	for name in heldout_defenses table_lfpm_authors table_lfpm_full_length table_merges_attacks table_merges_variants table_merges_lora table_peft_strength \
-			adaptive_triggers adaptive_stress adaptive_several transfer_scales; do \
+			adaptive_triggers adaptive_stress adaptive_several adaptive_seeds_triggers adaptive_seeds_stress transfer_scales; do \
 		$(BIN)/lfpm-bench run -m experiment=$$name || exit 1; \
 	done
-	for name in table_lfpm heldout_lfpm phenomena table_merges table_peft ablation_lfpm ablation_fresh adaptive transfer precision; do \
+	for name in table_lfpm heldout_lfpm phenomena table_merges table_peft ablation_lfpm ablation_fresh adaptive adaptive_seeds transfer precision; do \
 		$(BIN)/lfpm-bench run -m experiment=$$name && \
 		$(BIN)/lfpm-bench tables $$name -f md,csv,json --out results/$$name --adopt results/$$name/records || exit 1; \
 	done

@@ -49,9 +49,12 @@ def test_what_is_missing_is_said_by_the_names_that_tell_it() -> None:
     )
     more = [*plan, *(planned(name, merge="ties") for name in ("none", "ft"))]
     assert said(compared(more, [cell("none", merge="ties")])).endswith(
-        "1 of 8 planned cells have a record; rows without any: "
-        "task_arithmetic: none, ft, sau; ties: ft."
+        "1 of 8 planned cells have a record; rows without any: task_arithmetic: all; ties: ft."
     )
+    wide = [planned(name, merge=merge) for merge in "abc" for name in ("none", "ft", "sau")]
+    there = [cell("none", merge=merge) for merge in "abc"]
+    assert said(compared(wide, there)).endswith("any: ft, sau.")
+    assert said(compared(wide, [*there, cell("ft", merge="b")])).endswith("a, c: ft, sau; b: sau.")
     one = [planned("none", seed) for seed in (0, 1, 2)]
     assert said(compared(one, [cell("none")])) == ("Not whole: 1 of 3 planned cells have a record.")
     assert said(compared(plan[:1], [cell("none"), cell("none", 1)])) == ""

@@ -81,10 +81,19 @@ def _rows(planned: Sequence[Planned], there: Sequence[Planned], *, over_settings
         return tuple(named(cell)[one] for one in varying)
 
     known = {row(cell) for cell in there}
+    asked: dict[str, list[str]] = {}
     absent: dict[str, list[str]] = {}
-    for *outer, last in dict.fromkeys(one for one in map(row, planned) if one and one not in known):
-        absent.setdefault(" x ".join(outer), []).append(last)
+    for each in dict.fromkeys(one for one in map(row, planned) if one):
+        *outer, last = each
+        asked.setdefault(" x ".join(outer), []).append(last)
+        if each not in known:
+            absent.setdefault(" x ".join(outer), []).append(last)
+    # Those that lack the same rows are said in one.
+    alike: dict[str, list[str]] = {}
+    for outer, ones in absent.items():
+        said = "all" if outer and len(ones) == len(asked[outer]) > 1 else ", ".join(ones)
+        alike.setdefault(said, []).append(outer)
     return "; ".join(
-        f"{outer}: {', '.join(ones)}" if outer else ", ".join(ones)
-        for outer, ones in absent.items()
+        ones if outers == list(asked) else f"{', '.join(outers)}: {ones}"
+        for ones, outers in alike.items()
     )
