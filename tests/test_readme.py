@@ -80,6 +80,8 @@ PEFT = {"table": "table_peft", "attack": "lobam_1", "merge": "task_arithmetic"}
 HELD_OUT = {"table": "heldout_lfpm"}
 FRESH = {"stress": "fresh_trigger", "attack": "badmerging_on", "merge": "task_arithmetic"}
 CENTRE = "attack.place=center, attack.size=8"
+TUNED = {"table": "table_lfpm"}
+UNLEARNT = TUNED | {"defense": "prompt_unlearning"}
 SAID = [  # a piece of a sentence, and the row that its numbers are of: of several the highest ASR
     ("the mean ASR goes from {asr:.1f} to", HELD_OUT | {"defense": "none"}),
     ("On the {n_settings:.0f} settings above", HELD_OUT | {"defense": "lfpm"}),
@@ -87,6 +89,12 @@ SAID = [  # a piece of a sentence, and the row that its numbers are of: of sever
     ("model the same triggers get {asr:.1f}:", HELD_OUT | {"defense": "drop_attacker"}),
     ("; worst {asr_most:.1f}.", HELD_OUT | {"defense": "lfpm"}),
     ("loss of 3 points its line reaches {asr_at_3:.1f}", HELD_OUT | {"defense": "lfpm"}),
+    ("There LFPM leaves {asr:.1f} at most", TUNED | {"defense": "lfpm"}),
+    ("{asr:.0f} under Task Arithmetic,", UNLEARNT | {"merge": "task_arithmetic"}),
+    ("{asr:.0f} under TIES and", UNLEARNT | {"merge": "ties"}),
+    ("{asr:.0f} under averaging", UNLEARNT | {"merge": "simple_average"}),
+    ("(where undefended has only {asr:.0f})",
+     TUNED | {"merge": "simple_average", "defense": "none"}),
     ("LFPM leaves an ASR of {asr:.1f} ± {asr_sd:.1f} of", PEFT | {"defense": "lfpm"}),
     ("of {asr:.1f} (CA -", PEFT | {"defense": "none"}),
     ("(CA -{ca_drop:.1f}), at the price of {recall_drop:.0f} points", PEFT | {"defense": "lfpm"}),
