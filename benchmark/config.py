@@ -98,15 +98,14 @@ def _expand(argv: Sequence[str]) -> list[dict[str, Any]] | None:
                 return None  # merge@merge.inner=ties: `key_or_group` would be the merge itself
             if {one.key_or_group for one in fixed} & {one.key_or_group for one in swept}:
                 return None  # seed=5 seed=0,1: the later word holds
-            axes = {one.key_or_group: _axis(one) for one in every}
             last = {one.key_or_group: one.value() for one in fixed}
+            axes = {one.key_or_group: _axis(one) for one in every if one.key_or_group not in last}
     except (HydraException, OmegaConfBaseException):
         return None  # the long way says what is wrong
     choices = {group: str(base.hydra.runtime.choices[group]) for group in GROUPS}
     plain: Any = OmegaConf.to_container(base, resolve=False)
     del plain["hydra"]
     plain["store"] = base.store  # the one value that OmegaConf alone can say: of the environment
-    axes = {key: values for key, values in axes.items() if key not in last}
     made = sweep.jobs(sweep.Sweep(plain, choices, list(last.items()), list(axes.items())))
     try:
         return None if made is None else [_resolved(tree, names) for tree, names in made]
