@@ -145,22 +145,27 @@ def _compose(argv: Sequence[str]) -> list[dict[str, Any]]:
     from hydra.plugins.sweeper import Sweeper
     from omegaconf import OmegaConf
 
-    composed: list[tuple[Any, dict[str, str]]] = []
+    from omegaconf.errors import OmegaConfBaseException
+
+    jobs: list[dict[str, Any]] = []
+    wrong: list[OmegaConfBaseException] = []
 
     def collect(cfg: Any) -> None:
         choices = HydraConfig.get().runtime.choices
-        composed.append((cfg, {group: str(choices[group]) for group in GROUPS}))
+        try:
+            plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+            jobs.append(_job(plain, {group: str(choices[group]) for group in GROUPS}))
+        except OmegaConfBaseException as error:  # raised here, Hydra would print it, too
+            wrong.append(error)
 
     # The sweeper composes every job once to see whether it does, and then again to run it.
     register_datasets()
     once = mock.patch.object(Sweeper, "validate_batch_is_legal")
     with tempfile.TemporaryDirectory() as scratch, _words(argv, scratch), _one_sentence(argv), once:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(collect)()
-        # Not in `collect`: around what that raises Hydra prints lines of its own.
-        return [
-            _job(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), names)  # type: ignore[arg-type]
-            for cfg, names in composed
-        ]
+        if wrong:
+            raise wrong[0]
+    return jobs
 
 
 def register_datasets() -> None:
