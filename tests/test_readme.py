@@ -80,6 +80,7 @@ PEFT = {"table": "table_peft", "attack": "lobam_1", "merge": "task_arithmetic"}
 HELD_OUT = {"table": "heldout_lfpm"}
 FRESH = {"stress": "fresh_trigger", "attack": "badmerging_on", "merge": "task_arithmetic"}
 CENTRE = "attack.place=center, attack.size=8"
+SEVERAL = {"table": "adaptive", "attack": "several"}
 TUNED = {"table": "table_lfpm"}
 UNLEARNT = TUNED | {"defense": "prompt_unlearning"}
 SAID = [  # a piece of a sentence, and the row that its numbers are of: of several the highest ASR
@@ -117,6 +118,10 @@ SAID = [  # a piece of a sentence, and the row that its numbers are of: of sever
      {"table": "table_lfpm", "merge": "task_arithmetic", "defense": "prompt_unlearning"}),
     ("in the centre keeps {asr:.0f} ± {asr_sd:.0f}:",
      {"table": "adaptive_seeds", "variant": CENTRE, "defense": "lfpm", "n_seeds": "3"}),
+    ("the worst keeps {asr:.1f}, under", SEVERAL | {"defense": "lfpm"}),
+    ("under `prompt_unlearning` {asr:.1f}, under", SEVERAL | {"defense": "prompt_unlearning"}),
+    ("under `pam_pseudo` {asr:.1f} (und", SEVERAL | {"defense": "pam_pseudo"}),
+    ("(undefended {asr:.1f}, one seed)", SEVERAL | {"defense": "none"}),
     ("leaves {asr:.0f} of LFPM's 74 at that seed (clean: {asr_defended_clean_merge:.0f})",
      FRESH | {"table": "ablation_fresh", "defense": "lfpm_soft"}),
     ("of LFPM's {asr:.0f} at that seed", FRESH | {"table": "ablation_fresh", "defense": "lfpm"}),
@@ -155,7 +160,7 @@ def test_no_defence_stands_everything():
     worst: dict[str, float] = {}
     for row in rows_of("adaptive"):
         worst[row["defense"]] = max(float(row["asr"]), worst.get(row["defense"], 0.0))
-    assert "with all defences, none is below 70 in its worst case" in " ".join(README.split())
+    assert "is below 70 in its worst case" in " ".join(README.split())
     assert min(worst.values()) >= 70
 
 
