@@ -144,7 +144,6 @@ def _compose(argv: Sequence[str]) -> list[dict[str, Any]]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.plugins.sweeper import Sweeper
     from omegaconf import OmegaConf
-
     from omegaconf.errors import OmegaConfBaseException
 
     jobs: list[dict[str, Any]] = []
