@@ -21,6 +21,7 @@ from benchmark.selection import dev_parts, passes_used
 from benchmark.types import Grant, Model
 from lfpm.budget import cost
 from lfpm.choices import Losses, Partitioning, Path, PerImage, Sharpness
+from lfpm.descent import _sizes
 from lfpm.losses import Energy, node_terms
 from lfpm.partition import Partition, captured, fit
 from lfpm.path import at, count, nodes, path_gradient
@@ -692,6 +693,20 @@ def test_every_tensor_of_the_adapter_is_trained():
     found = path_gradient(loss, MERGED, tau, [(0.5, 0.5), (1.0, 0.5)])
     for name, gradient in form.pulled_back(variables, found.weights).items():
         assert gradient.any(), name
+
+
+@pytest.mark.parametrize("peft", [None, Lora(targets="all", rank=2, alpha=2.0, lr=0.01)])
+def test_the_adaptive_step_is_measured_by_the_weights_or_an_adapters_factors(peft):
+    method = lfpm(**{"sharpness.kind": "ascent", "sharpness.adaptive": True})
+    ctx = tiny.context(method, role=("defense", "lfpm"), images=15, peft=peft)
+    problem, _ = method._prepare(MERGED, EXPERTS, ctx)
+    variables = {name: value + 0.01 for name, value in problem.form.start.items()}
+    tau = problem.form.vector(variables)
+    sizes = _sizes(problem, variables)
+    assert sizes.keys() == variables.keys()
+    for name, size in sizes.items():
+        expected = MERGED[name] + tau[name] if peft is None else variables[name]
+        assert torch.equal(size, expected), name
 
 
 def test_the_shipped_configuration_has_every_stated_part_on():
