@@ -11,8 +11,9 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 demo: $(READY)            ## the embedded experiment: table, csv and HTML report in ./demo
 	$(BIN)/lfpm-bench demo
 
+# Bytecode is kept, whatever the environment says: dozens of processes would compile all modules anew.
 test: $(READY)            ## the whole fast suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)       ## minutes to an hour: re-create the weights, other seeds, kill and restart
 	$(BIN)/python -m pytest -n 2 -m 'slow and not slurm' --timeout 5400

@@ -18,14 +18,17 @@ from benchmark.replay import command, literal, words
 from tests.made_records import record
 from tests.small import ROOT
 
-FOLDERS = sorted(path.parent for path in ROOT.glob("results/*/records"))
-RECORDS = [one for folder in FOLDERS for one in tables.find(folder)]
+
+@pytest.fixture(scope="module")
+def committed() -> list[Record]:
+    folders = sorted(path.parent for path in ROOT.glob("results/*/records"))
+    return [one for folder in folders for one in tables.find(folder)]
 
 
-def longest() -> list[Record]:
+def longest(committed: list[Record]) -> list[Record]:
     """Two records whose commands say most, and not the same."""
     kinds: dict[frozenset[str], Record] = {}
-    for one in RECORDS:
+    for one in committed:
         keys = frozenset(word.partition("=")[0] for word in words(one) or ())
         kinds.setdefault(keys, one)
     return [kinds[keys] for keys in sorted(kinds, key=lambda keys: (-len(keys), sorted(keys)))[:2]]
@@ -42,25 +45,25 @@ def composed(one: Record, store: Path) -> str:
     return cell_from(node).key
 
 
-def test_a_command_composes_to_its_cell(tmp_path):
-    for one in longest():
+def test_a_command_composes_to_its_cell(tmp_path, committed):
+    for one in longest(committed):
         assert composed(one, tmp_path) == one.key
 
 
-def test_a_record_holds_its_cell():
-    assert len(RECORDS) > 50
-    for one in RECORDS[::8]:
+def test_a_record_holds_its_cell(committed):
+    assert len(committed) > 50
+    for one in committed[::8]:
         assert record_cell(one).key == one.key
 
 
 @pytest.mark.slow
-def test_every_command_composes_to_its_cell(tmp_path):
-    for one in RECORDS:
+def test_every_command_composes_to_its_cell(tmp_path, committed):
+    for one in committed:
         assert composed(one, tmp_path) == one.key
 
 
-def test_only_values_that_are_not_the_options_own_are_said():
-    demo = [one for one in RECORDS if one.names["suite"] == "mini_6"]
+def test_only_values_that_are_not_the_options_own_are_said(committed):
+    demo = [one for one in committed if one.names["suite"] == "mini_6"]
     said = {one.names["defense"]: words(one) for one in demo if one.seed == 1}
     chosen = ["suite=mini_6", "attack=badmerging_on", "merge=task_arithmetic"]
     assert said["lfpm"] == [*chosen, "defense=lfpm", "defense.passes=11000", "seed=1"]
