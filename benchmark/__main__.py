@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, unread
 from benchmark.parser import Parser
 
 OFFLINE = "--offline"
@@ -43,10 +43,16 @@ Tables and JSON go to standard output, everything else to standard error.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    """Run one command; 0 done, 1 some cells failed, 2 bad input, 130 interrupted, 141 unread."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        done = _dispatch(words)
+        sys.stdout.flush()
+        return done
+    except BrokenPipeError:
+        if not unread(sys.stdout):
+            raise
+        return 141
     except BenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -158,7 +158,8 @@ def _compose(argv: Sequence[str]) -> list[dict[str, Any]]:
             wrong.append(error)
 
     # The sweeper composes every job once to see whether it does, and then again to run it.
-    register_datasets()
+    if "--hydra-help" not in argv:  # Hydra copies them once for every group it names: seconds
+        register_datasets()
     once = mock.patch.object(Sweeper, "validate_batch_is_legal")
     with tempfile.TemporaryDirectory() as scratch, _words(argv, scratch), _one_sentence(argv), once:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")(collect)()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TextIO
 
 
 class BenchError(Exception):
@@ -30,3 +33,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         return f" (did you mean '{close[0]}'?)"
     return f" (valid: {', '.join(valid)})"
+
+
+def unread(stream: TextIO) -> bool:
+    """Whether nobody reads this stream any more (`... | head`); the rest of it is then dropped."""
+    asked = select.poll()
+    asked.register(stream.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in asked.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return gone

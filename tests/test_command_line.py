@@ -1,8 +1,13 @@
 """What is wrong with a command is one sentence that names it; help is help with that command."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from benchmark.__main__ import main
+from tests.small import ROOT
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,23 @@ def test_help_of_run_is_ours_and_says_where_the_rest_is(capsys):
     with pytest.raises(SystemExit):
         main(["wandb", "--help"])
     assert "\n--offline: nothing is sent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_nobody_reads_ends_without_a_word(unbuffered):
+    """As `lfpm-bench ls merges -v | head -1`, whether it is written at once or at the end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark", "ls", "merges", "-v"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        text=True,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_name_cut_short_is_completed_before_a_similar_one(capsys):
