@@ -11,6 +11,7 @@ from benchmark.errors import BenchError
 from benchmark.selection import FORWARD
 from lfpm.adversary import UNFITTED
 from lfpm.path import count
+from lfpm.stopping import LOOKS
 
 if TYPE_CHECKING:
     from lfpm.method import Lfpm
@@ -61,6 +62,7 @@ def cost(method: Lfpm, steps: int, tasks: int, trained_on: int, held_out: int) -
         + warmup
         + fits * FORWARD * fitted_on
         + steps * per_step(method, tasks)
+        + looks(method, tasks, held_out)
         + selection(method, tasks, held_out)
     )
 
@@ -83,9 +85,37 @@ def per_step(method: Lfpm, tasks: int) -> float:
 def selection(method: Lfpm, tasks: int, held_out: int) -> float:
     """Passes of choosing lambda_a if the whole grid is walked."""
     rule = method.selection
-    images = min(held_out, tasks * rule.images)
     if rule.reach is None:
-        return len(rule.grid) * FORWARD * images
-    looks = 2 if rule.probe.goal == "class" else 3
-    each = tasks * rule.probe.batch * rule.adapt + looks * FORWARD * images
-    return tasks * rule.probe.batch * rule.steps + (1 + len(rule.grid)) * each
+        return _agreements(method, tasks, held_out)
+    candidates = 1 + len(rule.grid)
+    return _probes(method, tasks) + candidates * _probing(method, tasks, held_out)
+
+
+def looks(method: Lfpm, tasks: int, held_out: int) -> float:
+    """Passes of asking on the way whether training may end."""
+    if not method.descent.stop:
+        return 0.0
+    probing = (1 + LOOKS) * _probing(method, tasks, held_out)
+    return _probes(method, tasks) + probing + LOOKS * _agreements(method, tasks, held_out)
+
+
+def _looked_at(method: Lfpm, tasks: int, held_out: int) -> int:
+    return min(held_out, tasks * method.selection.images)
+
+
+def _agreements(method: Lfpm, tasks: int, held_out: int) -> float:
+    """Clean predictions at every lambda_a of the grid."""
+    return len(method.selection.grid) * FORWARD * _looked_at(method, tasks, held_out)
+
+
+def _probes(method: Lfpm, tasks: int) -> float:
+    """Mining of fresh probes against theta_m."""
+    return tasks * method.selection.probe.batch * method.selection.steps
+
+
+def _probing(method: Lfpm, tasks: int, held_out: int) -> float:
+    """One candidate's meeting with the probes."""
+    rule = method.selection
+    shown = 2 if rule.probe.goal == "class" else 3
+    adapted = tasks * rule.probe.batch * rule.adapt
+    return adapted + shown * FORWARD * _looked_at(method, tasks, held_out)

@@ -200,9 +200,11 @@ class Descent:
         warmup: share of the steps in which it rises; it then falls to 0 as a cosine.
         batch: images per task and step; each is used clean and prompted.
         max_steps: taken even if the pass budget allows more.
-        stop: training ends when the mean success of the prompts tried so far (running means, on
-            training images) is no more than this; 0: never. What was trained too long or not long
-            enough is then up to lambda_a, chosen on held-out images.
+        stop: training ends at the first of four looks, spread evenly over its steps, at which fresh
+            probes (`selection.probe`, on held-out images, adapted) reach their goals no more often
+            than this share of their success on theta_m, at the largest lambda_a of the grid that
+            keeps the agreement; 0: never, and no pass goes into looks. What was trained too long
+            or not long enough is then up to lambda_a, chosen on held-out images.
     """
 
     lr: Annotated[float, Field(gt=0, le=1)]

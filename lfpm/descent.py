@@ -20,7 +20,9 @@ from lfpm.adversary import Adversary, Problem, attacked, first_adversary, next_a
 from lfpm.losses import Terms, node_terms
 from lfpm.path import Ascent, PathGradient, nodes, path_gradient
 from lfpm.per_image import own_prompts
+from lfpm.selection import Trial
 from lfpm.sharpness import displaced, upwards
+from lfpm.stopping import Stopping, due
 
 
 @dataclass(frozen=True)
@@ -31,25 +33,30 @@ class Trained:
         tau: the anti-backdoor task vector, over all float tensors (0 where an adapter has none).
         adversary: the last prompts and partitions.
         steps: outer steps taken.
+        looks: what was found on the way, where training may end before its last step.
     """
 
     tau: Tensors
     adversary: Adversary
     steps: int
+    looks: tuple[Trial, ...]
 
 
-def train(problem: Problem, steps: int, ctx: Context) -> Trained:
-    """tau_a after `steps` outer steps, or fewer if the prompts no longer reach their goals."""
+def train(problem: Problem, steps: int, ctx: Context, stopping: Stopping | None = None) -> Trained:
+    """tau_a after `steps` outer steps, or fewer if a look on the way says that it is enough."""
     descent, form = problem.method.descent, problem.form
     variables = {name: value.clone() for name, value in form.start.items()}
     optimiser = torch.optim.AdamW(list(variables.values()), lr=descent.lr, weight_decay=0.0)
     adversary = first_adversary(problem, ctx)
+    found: list[Trial] = []
     for step in range(steps):
         with torch.no_grad():
             tau = form.vector(variables)
+        if stopping is not None and step in due(steps):
+            found.append(stopping.look(tau, ctx))
+            if stopping.enough(found[-1]):
+                return Trained(_whole(tau, problem.merged), adversary, step, tuple(found))
         adversary = next_adversary(problem, adversary, tau, step, ctx)
-        if descent.stop and adversary.pool.reached <= descent.stop:
-            return Trained(_whole(tau, problem.merged), adversary, step)
         gradient, adversary = outer_gradient(problem, adversary, variables, step, ctx)
         for name, value in variables.items():
             value.grad = gradient[name]
@@ -58,7 +65,7 @@ def train(problem: Problem, steps: int, ctx: Context) -> Trained:
         ctx.progress(step + 1, steps)
     with torch.no_grad():
         tau = form.vector(variables)
-    return Trained(_whole(tau, problem.merged), adversary, steps)
+    return Trained(_whole(tau, problem.merged), adversary, steps, tuple(found))
 
 
 def _whole(tau: Tensors, merged: StateDict) -> Tensors:

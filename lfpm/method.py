@@ -10,7 +10,7 @@ How they are put together is ours; docs/lfpm.md lists every choice, and `lfpm.ch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -100,12 +100,14 @@ class Lfpm:
         from lfpm.budget import plan
         from lfpm.descent import train
         from lfpm.selection import choose, looks
+        from lfpm.stopping import stopping
 
         merged = merge(base, experts, ctx)
         before = passes_used(ctx.encoder)
         problem, held = self._prepare(merged.encoder, experts, ctx)
         steps = plan(self, len(held.tasks), problem.data.total, held.total)
-        trained = train(problem, steps, ctx)
+        ends = stopping(self.selection, self.descent.stop, merged.encoder, held, ctx)
+        trained = train(problem, steps, ctx, ends)
         tau, adversary = trained.tau, trained.adversary
         look = looks(self.selection, merged.encoder, held, ctx)
 
@@ -117,6 +119,7 @@ class Lfpm:
             "lambda_a": choice.scale,
             "selection": choice.summary(),
             "steps": trained.steps,
+            "looks": [asdict(found) for found in trained.looks],
             "reached": adversary.pool.reached,
             "captured": adversary.share,
             "tau_norm": _relative_norm(tau, merged.encoder, base),

@@ -19,7 +19,7 @@ from benchmark.optimisation.unlabelled import Batch, cross_entropy, freeze
 from benchmark.seeds import generator
 from benchmark.selection import dev_parts, passes_used
 from benchmark.types import Grant, Model
-from lfpm.budget import cost
+from lfpm.budget import cost, plan
 from lfpm.choices import Losses, Partitioning, Path, PerImage, Sharpness
 from lfpm.descent import _sizes
 from lfpm.losses import Energy, node_terms
@@ -28,6 +28,7 @@ from lfpm.path import at, count, nodes, path_gradient
 from lfpm.per_image import own_prompts
 from lfpm.selection import Trial, choose, fresh_probes, trial
 from lfpm.sharpness import displaced, upwards
+from lfpm.stopping import LOOKS, due
 from lfpm.vector import adapter, along_inputs, dense, inverse_root
 from tests import tiny
 
@@ -646,10 +647,63 @@ def test_an_option_that_is_off_is_not_part_of_the_identity():
     assert identity(own)["values"]["per_image"] == PER_IMAGE
 
 
-def test_training_stops_when_the_prompts_no_longer_reach_their_goals():
-    assert defend(lfpm(**{"descent.stop": 1.0}))[0].info["steps"] == 0
-    whole, never = (defend(lfpm(**{"descent.stop": stop}))[0] for stop in (1e-9, 0.0))
-    assert whole.info["steps"] == never.info["steps"] > 0
+PROBING = {"selection.steps": 20, "selection.probe.patch_size": [12, 12], "passes": 2400}
+
+
+@pytest.mark.parametrize(
+    ("stop", "agreement", "ends"), [(0.5, 0.0, True), (0.1, 0.0, False), (0.5, 1.0, False)]
+)
+def test_training_ends_at_the_first_look_at_which_both_bounds_hold(stop, agreement, ends):
+    """`reached` and `agreement` of the looks are those of probes made here once more."""
+    method = lfpm(**{**PROBING, "descent.stop": stop, "selection.agreement": agreement})
+    model, ctx = defend(method)
+    assert passes_used(ctx.encoder) <= method.passes
+    whole = plan(method, 3, 24, 12)
+    looks = [Trial(**found) for found in model.info["looks"]]
+    undefended, again = looked_at(method, model, at_once=ends)
+    assert undefended > 0
+    enough = [look.reached <= stop * undefended and look.agreement >= agreement for look in looks]
+    assert enough == [False] * (len(looks) - 1) + [ends]
+    if ends:
+        assert model.info["steps"] == sorted(due(whole))[len(looks) - 1] < whole
+        assert again == looks[-1]
+    else:
+        assert model.info["steps"] == whole
+        assert len(looks) == LOOKS
+
+
+def looked_at(method, model, at_once):
+    """The probes' success on theta_m, and what the last look must have found if it ended it all."""
+    ctx = tiny.context(method, role=("defense", "lfpm"), images=15)
+    _, held = dev_parts(ctx, tiny.TASKS, method.needs[0])
+    probes = fresh_probes(method.selection, MERGED, freeze(ctx, MERGED, held), ctx)
+    undefended = trial(0.0, MERGED, probes, ctx).reached
+    if not at_once:
+        return undefended, None
+    largest = method.selection.grid[-1]  # nothing is asked of the agreement there
+    weights = add(MERGED, below(model.artifacts, "tau_a/"), largest)
+    return undefended, trial(largest, weights, probes, ctx)
+
+
+def test_probes_that_reach_nothing_on_the_merge_end_nothing():
+    method = lfpm(**{"descent.stop": 1.0, "selection.agreement": 0.0, "passes": 2400})
+    model, _ = defend(method)
+    assert looked_at(method, model, at_once=False) == (0.0, None)
+    assert {found["reached"] for found in model.info["looks"]} == {0.0}
+    assert len(model.info["looks"]) == LOOKS
+
+
+def test_looks_are_spread_evenly_and_never_before_the_first_step():
+    assert due(50) == {10, 20, 30, 40}
+    assert due(3) == {1, 2}
+    assert due(1) == due(0) == frozenset()
+
+
+def test_without_a_bound_nothing_is_asked_on_the_way():
+    method = lfpm()
+    assert defend(method)[0].info["looks"] == []
+    asked = lfpm(**{"descent.stop": 0.5})
+    assert cost(method, 3, 3, 24, 12) < cost(asked, 3, 3, 24, 12)
 
 
 def test_shared_images_cost_the_same_and_are_more():
