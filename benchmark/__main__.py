@@ -20,8 +20,8 @@ commands:
                        (run --help: retrying, dry runs, plans)
   diagnose WORDS...    one cell looked at: linearity of features, mined prompts, CA and ASR along
                        the line from undefended to defended; figures in ./diagnostics
-  ls GROUP [-v]        attacks, merges, defenses, pefts, stresses, suites, datasets, experiments,
-                       tables, launchers, trackers
+  ls GROUP [NAMES...]  attacks, merges, defenses, pefts, stresses, suites, datasets, experiments,
+                       tables, launchers, trackers; -v: all that is known of each
   status EXPERIMENT    which cells are done, running, missing, failed, and why; --watch
   failures [EXPERIMENT]  every attempt that failed, with its log
   tables NAME [-f md]  a table of the records: md, tex, csv, html, json
@@ -37,7 +37,6 @@ commands:
   COMMAND --help       more on one command
 
 --offline anywhere: nothing is downloaded.
-
 Tables and JSON go to standard output, everything else to standard error.
 """
 
@@ -125,18 +124,17 @@ def _diagnose(words: list[str]) -> int:
 
 
 def _ls(words: list[str]) -> int:
+    from benchmark.listing import GROUPS, listing
+
     parser = Parser("lfpm-bench ls", description="What there is to choose from.")
-    parser.add_argument(
-        "group",
-        help="attacks, merges, defenses, pefts, stresses, suites, datasets, experiments, tables, "
-        "launchers, trackers",
-    )
+    parser.add_argument("group", help=", ".join(GROUPS))
+    parser.add_argument("names", nargs="*", help="only these; patterns such as 'lfpm*', too")
     parser.add_argument("-v", "--verbose", action="store_true", help="paper, data seen, values")
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args(words)
-    from benchmark.listing import listing
-
-    sys.stdout.write(listing(args.group, verbose=args.verbose, as_json=args.json) + "\n")
+    sys.stdout.write(
+        listing(args.group, args.names, verbose=args.verbose, as_json=args.json) + "\n"
+    )
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmark.attacks.triggers import place_of
 from benchmark.errors import BenchError, nearest
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def known_captions(cell: Cell) -> dict[str, tuple[str, ...]]:
 
 
 def check_attack(cell: Cell) -> None:
-    """Refuse an attack on a task or class that is not there, or one by everybody."""
+    """Refuse a task, class or place that is not there, and an attack by everybody."""
     tasks = cell.suite.tasks
     for task in cell.attack_tasks:
         if task not in tasks:
@@ -41,3 +42,6 @@ def check_attack(cell: Cell) -> None:
             )
     if len(set(cell.attack.adversaries)) == len(tasks):
         raise BenchError("every merged task is an adversary: leave at least one honest contributor")
+    for patch in (cell.attack, *getattr(cell.attack, "plants", ())):
+        if hasattr(patch, "place") and hasattr(patch, "size"):
+            place_of(patch.place, patch.size, cell.backbone.image_size)

@@ -167,8 +167,10 @@ def _sentence(error: ValidationError, where: str, cls: type) -> str:
         return f"unknown key {key}{nearest(str(first['loc'][-1]), known)}"
     if first["type"] in ("missing_argument", "missing_keyword_only_argument"):
         return f"{key} is missing; give it a value in its YAML or on the command line"
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{key}={first['input']!r} is not valid: {message.removeprefix('value error, ')}"
+    message = (first["msg"][0].lower() + first["msg"][1:]).removeprefix("value error, ")
+    if first["type"] == "value_error":  # of several values together: the message names them
+        return f"{key} is not valid: {message}"
+    return f"{key}={first['input']!r} is not valid: {message}"
 
 
 def role(kind: str, part: Any) -> tuple[str, str]:

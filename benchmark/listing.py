@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 import json
 import re
@@ -29,12 +30,15 @@ GROUPS = {
 PAPER = re.compile(r"\([^()]*(?:19|20)\d\d[^()]*\)|arXiv[: ]\d{4}\.\d{4,5}")
 
 
-def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
+def listing(
+    group: str, chosen: Sequence[str] = (), *, verbose: bool = False, as_json: bool = False
+) -> str:
     """The options of a group, one per line, or in full.
 
     Args:
         group: attacks, merges, defenses, pefts, stresses, suites, datasets, experiments, tables,
             launchers, trackers, or their singular.
+        chosen: names, or patterns such as `ties*`; none: all.
         verbose: add paper, data seen, cost, parameters; for an experiment its whole header.
         as_json: everything, as a JSON list.
     """
@@ -42,7 +46,7 @@ def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
     if group not in singular:
         raise BenchError(f"unknown group '{group}'{nearest(group, GROUPS)}")
     folder = singular[group]
-    entries = [entry(folder, name) for name in components.options(folder)]
+    entries = [entry(folder, name) for name in _named(group, components.options(folder), chosen)]
     if as_json:
         return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
     if verbose:
@@ -51,10 +55,19 @@ def listing(group: str, verbose: bool = False, as_json: bool = False) -> str:
     return "".join(f"{one['name']:<{wide}}  {one['summary']}\n" for one in entries)
 
 
+def _named(group: str, known: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    """Those of the known names that a chosen name or pattern means."""
+    for one in chosen:
+        if not fnmatch.filter(known, one):
+            raise BenchError(f"nothing in {group} is called '{one}'{nearest(one, known)}")
+    return [name for name in known if not chosen or any(fnmatch.fnmatch(name, c) for c in chosen)]
+
+
 def entry(group: str, name: str) -> dict[str, Any]:
     """What is known of one option: name, summary, paper, data seen, values, header.
 
-    Of an attack also its threat model, of a merge its cost.
+    Of an attack also its threat model, of a merge its cost. Options of one class are told apart by
+    the first line of their YAML; the only one of its class is what the class says of itself.
     """
     node = components.option(group, name)
     values = {key: value for key, value in node.items() if key != "_target_"}
@@ -66,7 +79,7 @@ def entry(group: str, name: str) -> dict[str, Any]:
     cls = components.locate(node["_target_"])
     doc = inspect.getdoc(cls) or "(no docstring)"
     card, cost = getattr(cls, "threat_model", None), getattr(cls, "cost", None)
-    titled = header and getattr(cls, "titled", False)
+    titled = header and _siblings(group, node["_target_"])
     return {
         "name": name,
         "summary": header[0] if titled else doc.splitlines()[0],
@@ -77,6 +90,12 @@ def entry(group: str, name: str) -> dict[str, Any]:
         "header": header,
         "values": values,
     }
+
+
+def _siblings(group: str, target: str) -> bool:
+    """Whether several options of a group are of one class."""
+    targets = [components.raw_option(group, n).get("_target_") for n in components.options(group)]
+    return targets.count(target) > 1
 
 
 def describe(needs: Sequence[Grant]) -> str:

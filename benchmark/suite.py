@@ -49,4 +49,6 @@ class Suite:
             raise ValueError(f"task '{min(twice)}' is named twice; name each once")
         rising = all(one < other for one, other in pairwise(self.curve))
         if self.curve and not (rising and {0.0, 1.0} <= set(self.curve)):
-            raise ValueError("a curve ascends and holds 0 (undefended) and 1 (defended)")
+            raise ValueError(
+                f"curve={list(self.curve)} must rise and hold 0 (undefended) and 1 (defended)"
+            )

@@ -247,4 +247,4 @@ class Selection:
     def __post_init__(self) -> None:
         """Refuse a grid out of order: the rule walks it upwards."""
         if list(self.grid) != sorted(set(self.grid)):
-            raise ValueError("grid must rise, each value once")
+            raise ValueError(f"grid={list(self.grid)} must rise, each value once")

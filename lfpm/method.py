@@ -82,7 +82,9 @@ class Lfpm:
     def __post_init__(self) -> None:
         """Refuse steps of prompts that no image is given."""
         if self.per_image is not None and self.mining.free:
-            raise ValueError("mining.free steps shared prompts; with per_image, set it to false")
+            raise ValueError(
+                "mining.free=True steps shared prompts; with per_image, set it to false"
+            )
 
     @property
     def needs(self) -> tuple[Grant, ...]:

@@ -14,6 +14,7 @@ from benchmark.cell import cell_from
 from benchmark.components import CONF, build, identity, locate, option, options
 from benchmark.config import _compose, _expand, plan, register_datasets
 from benchmark.errors import BenchError
+from benchmark.listing import listing
 from benchmark.types import Grant
 
 COMPONENTS = (
@@ -189,6 +190,10 @@ BAD = {
     "suite.tasks=[signs]": "suite.tasks=['signs'] is not valid",
     "suite.tasks=[signs,flgas]": "suite.tasks has no data set 'flgas' (did you mean 'flags'?)",
     "merge.density=0.95 merge=breadcrumbs merge.outliers=0.1": "are more than the whole",
+    "attack=badmerging_on attack.r_min=0.9 attack.r_max=0.5": "attack is not valid: r_min=0.9 is",
+    "defense=lfpm defense.selection.grid=[0.5,0.4]": "is not valid: grid=[0.5, 0.4] must rise",
+    "attack=badmerging_on attack.place=[1,99]": "a trigger of 6 px at [1, 99] does not fit images",
+    "attack=several attack.plants=[{adversary:signs,target:1,place:center,size:40}]": "of 40 px",
     "merge=dare_ta merge.drop=1": "merge.drop=1 is not valid",
     "merge=simple_average merge.scale=1": "the chosen merge has no 'scale'",
     "experiment=demo": "experiment=demo is a sweep: add -m to run it",
@@ -200,6 +205,21 @@ BAD = {
     "merge=[ties": "'merge=[ties' is not in Hydra's override grammar",
     "backbone.weights=/nowhere.safetensors": "cannot be read",
 }
+
+
+def test_options_are_told_apart_where_they_are_listed():
+    for group in ("attacks", "merges", "defenses", "pefts", "stresses", "datasets", "launchers"):
+        lines = listing(group).splitlines()
+        summaries = [line.split(None, 1)[1] for line in lines]
+        twice = {one for one in summaries if summaries.count(one) > 1}
+        assert not twice, f"{group}: {twice}"
+
+
+def test_some_options_of_a_group_can_be_asked_for():
+    named = [line.split()[0] for line in listing("merges", ["ties", "dare_*"]).splitlines()]
+    assert named == ["dare_ta", "dare_ties", "ties"]
+    with pytest.raises(BenchError, match=r"nothing in merges is called 'tis' .did you mean 'ties'"):
+        listing("merges", ["ties", "tis"])
 
 
 def key_of_words(words: list[str]) -> str:

@@ -83,7 +83,7 @@ def test_undefended_cells_and_suites_without_curve_images_have_no_line(tmp_path)
 
 @pytest.mark.parametrize("grid", ["[0.0,0.5]", "[0.5,1.0]", "[1.0,0.0]", "[0.0,1.0,1.0]"])
 def test_a_curve_ascends_and_holds_both_ends(grid, tmp_path):
-    with pytest.raises(BenchError, match="a curve ascends and holds 0"):
+    with pytest.raises(BenchError, match=r"suite is not valid: curve=\[.*\] must rise and hold 0"):
         cell(f"suite.curve={grid}", tmp_path=tmp_path)
 
 

@@ -50,7 +50,6 @@ class Real:
     """
 
     version: ClassVar[int] = 1
-    titled: ClassVar[bool] = True  # the first line of its YAML says what it is
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     words: str
     layout: Any

@@ -64,7 +64,9 @@ class Prompts:
         if self.members == 0:
             raise ValueError("frames, fulls and patches are all 0; give at least one member")
         if self.patch_size[0] > self.patch_size[1]:
-            raise ValueError("patch_size gives the smallest side first, then the largest")
+            raise ValueError(
+                f"patch_size={list(self.patch_size)}: give the smallest side first, then the largest"
+            )
 
     @property
     def members(self) -> int:
