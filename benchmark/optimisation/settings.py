@@ -65,7 +65,7 @@ class Prompts:
             raise ValueError("frames, fulls and patches are all 0; give at least one member")
         if self.patch_size[0] > self.patch_size[1]:
             raise ValueError(
-                f"patch_size={list(self.patch_size)}: give the smallest side first, then the largest"
+                f"patch_size={list(self.patch_size)}: smallest side first, then the largest"
             )
 
     @property
