@@ -116,11 +116,13 @@ SAID = [  # a piece of a sentence, and the row that its numbers are of: of sever
      FRESH | {"table": "adaptive_seeds", "defense": "prompt_unlearning", "n_seeds": "3"}),
     ("leaves {asr:.0f} ± {asr_sd:.0f} of the planted one",
      {"table": "table_lfpm", "merge": "task_arithmetic", "defense": "prompt_unlearning"}),
-    ("in the centre keeps {asr:.0f} ± {asr_sd:.0f} under LFPM:",
+    ("in the centre keeps {asr:.0f} ± {asr_sd:.0f} under LFPM (on the clean merge, undefended: "
+     "{asr_clean_merge:.0f}):",
      {"table": "adaptive_seeds", "variant": CENTRE, "defense": "lfpm", "n_seeds": "3"}),
     ("the worst keeps {asr:.1f}, under", SEVERAL | {"defense": "lfpm"}),
     ("under `prompt_unlearning` {asr:.1f}, under", SEVERAL | {"defense": "prompt_unlearning"}),
-    ("under `pam_pseudo` {asr:.1f} (und", SEVERAL | {"defense": "pam_pseudo"}),
+    ("under the labelled `ft` {asr:.1f} and", SEVERAL | {"defense": "ft"}),
+    ("and `pam` {asr:.1f}, under", SEVERAL | {"defense": "pam"}),
     ("(undefended {asr:.1f}, one seed)", SEVERAL | {"defense": "none"}),
     ("leaves {asr:.0f} of LFPM's 74 at one seed (clean: {asr_defended_clean_merge:.0f})",
      FRESH | {"table": "ablation_fresh", "defense": "lfpm_soft"}),
@@ -165,9 +167,14 @@ def test_no_defence_stands_everything():
         for name in {row["defense"] for row in rows}
         if {(row["attack"], row["stress"]) for row in rows if row["defense"] == name} == tried
     }
-    assert "is below 70 in its worst case" in " ".join(README.split())
-    assert len(worst) > 12
+    said = " ".join(README.split())
+    assert "no defence, labelled or not, is below 70 in its worst case" in said
+    assert len(worst) == 18 + 3  # every defence, and none, zero_shot, drop_attacker
     assert min(worst.values()) >= 70
+    assert "under all others 70 and more" in said
+    told = ("lfpm", "ft", "pam", "prompt_unlearning", "zero_shot", "drop_attacker")
+    others = [one for one in rows_of(**SEVERAL) if one["defense"] not in told]
+    assert min(float(one["asr"]) for one in others) >= 70
 
 
 def test_the_property_table_is_that_of_the_docs():
