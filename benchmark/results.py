@@ -134,8 +134,9 @@ def tables(
     partial: bool,
 ) -> dict[str, str]:
     """Format -> rendered text."""
+    renderers = {form: layouts.renderer(form) for form in formats}
     made = table(name, words, folders, partial=partial)
-    return {form: layouts.render(made, form) for form in formats}
+    return {form: rendered(made) for form, rendered in renderers.items()}
 
 
 def names_of(cell: Cell) -> dict[str, Any]:

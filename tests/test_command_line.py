@@ -26,6 +26,8 @@ from tests.small import ROOT
         ("tables demo --records {}/nosuch", "--records={}/nosuch does not exist; name a folder"),
         ("tables demo --records {}/file", "--records={}/file is a file, not a folder"),
         ("tables demo --records {}", "--records={}: no KEY.json is in it, nor in `records` below"),
+        ("tables demo -f md,pdf --records {}", "unknown table format 'pdf'"),
+        ("ls merges tis", "nothing in merges is called 'tis' (did you mean 'ties'?)"),
         ("report demo --records {}/nosuch", "--records={}/nosuch does not exist"),
     ],
 )

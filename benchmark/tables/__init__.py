@@ -6,7 +6,7 @@ from benchmark.tables.hits import Hits, adopt_hits, find_hits, gather
 from benchmark.tables.layout import Layout, layout
 from benchmark.tables.progress import status, status_text
 from benchmark.tables.reading import dominating, reading
-from benchmark.tables.render import flat, render, write
+from benchmark.tables.render import flat, render, renderer, write
 from benchmark.tables.rows import Row, find, rows, setting_of
 from benchmark.tables.table import Table, make
 from benchmark.tables.whole import Plan, compared, unfinished
@@ -32,6 +32,7 @@ __all__ = [
     "notes",
     "reading",
     "render",
+    "renderer",
     "rows",
     "setting_of",
     "status",

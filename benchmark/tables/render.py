@@ -35,10 +35,15 @@ def render(table: Table, form: str) -> str:
         table: from `make`.
         form: md, csv, json, tex or html.
     """
+    return renderer(form)(table)
+
+
+def renderer(form: str) -> Callable[[Table], str]:
+    """What renders a form; one sentence where there is none, before any table is made."""
     known = {"md": markdown, "csv": comma_separated, "json": as_json, "tex": latex, "html": html}
     if form not in known:
         raise BenchError(f"unknown table format '{form}'{nearest(form, known)}")
-    return known[form](table)
+    return known[form]
 
 
 def write(table: Table, folder: Path, forms: Iterable[str]) -> list[Path]:
