@@ -83,6 +83,7 @@ CENTRE = "attack.place=center, attack.size=8"
 SEVERAL = {"table": "adaptive", "attack": "several"}
 TUNED = {"table": "table_lfpm"}
 UNLEARNT = TUNED | {"defense": "prompt_unlearning"}
+LABELS = {"table": "table_lfpm_labels", "merge": "task_arithmetic"}
 SAID = [  # a piece of a sentence, and the row that its numbers are of: of several the highest ASR
     ("the mean ASR goes from {asr:.1f} to", HELD_OUT | {"defense": "none"}),
     ("On the {n_settings:.0f} settings above", HELD_OUT | {"defense": "lfpm"}),
@@ -96,6 +97,8 @@ SAID = [  # a piece of a sentence, and the row that its numbers are of: of sever
     ("{asr:.0f} under averaging", UNLEARNT | {"merge": "simple_average"}),
     ("(where undefended has only {asr:.0f})",
      TUNED | {"merge": "simple_average", "defense": "none"}),
+    ("nothing in those passes ({asr:.1f})", LABELS | {"defense": "ft_authors"}),
+    ("with labels, it leaves {asr:.1f} (CA +", LABELS | {"defense": "ft_authors_long"}),
     ("LFPM leaves an ASR of {asr:.1f} ± {asr_sd:.1f} of", PEFT | {"defense": "lfpm"}),
     ("of {asr:.1f} (CA -", PEFT | {"defense": "none"}),
     ("(CA -{ca_drop:.1f}), at the price of {recall_drop:.0f} points", PEFT | {"defense": "lfpm"}),
