@@ -111,7 +111,8 @@ SAID = [  # a piece of a sentence, and the row that its numbers are of: of sever
     ("TSV-M {asr:.0f})", MERGES | {"merge": "tsv_m"}),
     ("here: {asr:.1f} after Task Arithmetic's", MERGES | {"merge": "ties"}),
     ("after Task Arithmetic's {asr:.1f}", MERGES | {"merge": "task_arithmetic"}),
-    ("get {asr:.1f} % at most", {"table": "adaptive", "attack": "adaptive_*", "defense": "lfpm"}),
+    ("three seeds) get {asr:.1f} ± {asr_sd:.1f} % at their best",
+     {"table": "adaptive_seeds", "attack": "adaptive_*", "defense": "lfpm", "n_seeds": "3"}),
     ("gets **{asr:.0f} ± {asr_sd:.0f} %** over three seeds "
      "(on the equally defended clean merge: {asr_defended_clean_merge:.0f};",
      FRESH | {"table": "adaptive_seeds", "defense": "lfpm", "n_seeds": "3"}),
