@@ -128,10 +128,12 @@ SAID = [  # a piece of a sentence, and the row that its numbers are of: of sever
     ("under the labelled `ft` {asr:.1f} and", SEVERAL | {"defense": "ft"}),
     ("and `pam` {asr:.1f}, under", SEVERAL | {"defense": "pam"}),
     ("(undefended {asr:.1f}, one seed)", SEVERAL | {"defense": "none"}),
-    ("leaves {asr:.0f} of LFPM's 74 at one seed (clean: {asr_defended_clean_merge:.0f})",
+    ("leaves {asr:.0f} ± {asr_sd:.0f} of LFPM's",
      FRESH | {"table": "ablation_fresh", "defense": "lfpm_soft"}),
-    ("of LFPM's {asr:.0f} at one seed", FRESH | {"table": "ablation_fresh", "defense": "lfpm"}),
-    ("worth something, too ({asr:.0f} without)",
+    ("at two of the seeds (clean: {asr_defended_clean_merge:.0f})",
+     FRESH | {"table": "ablation_fresh", "defense": "lfpm_soft"}),
+    ("of LFPM's {asr:.0f} ± {asr_sd:.0f} at two", FRESH | {"table": "ablation_fresh", "defense": "lfpm"}),
+    ("worth something, too ({asr:.0f} ± {asr_sd:.0f} without)",
      FRESH | {"table": "ablation_fresh", "defense": "lfpm_end"}),
 ]  # fmt: skip
 
