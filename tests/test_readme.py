@@ -132,7 +132,8 @@ SAID = [  # a piece of a sentence, and the row that its numbers are of: of sever
      FRESH | {"table": "ablation_fresh", "defense": "lfpm_soft"}),
     ("at two of the seeds (clean: {asr_defended_clean_merge:.0f})",
      FRESH | {"table": "ablation_fresh", "defense": "lfpm_soft"}),
-    ("of LFPM's {asr:.0f} ± {asr_sd:.0f} at two", FRESH | {"table": "ablation_fresh", "defense": "lfpm"}),
+    ("of LFPM's {asr:.0f} ± {asr_sd:.0f} at two",
+     FRESH | {"table": "ablation_fresh", "defense": "lfpm"}),
     ("worth something, too ({asr:.0f} ± {asr_sd:.0f} without)",
      FRESH | {"table": "ablation_fresh", "defense": "lfpm_end"}),
 ]  # fmt: skip
