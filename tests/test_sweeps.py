@@ -100,7 +100,7 @@ def check_survived(words: list[str], store: Path, calm: Path, kills: int) -> Non
     assert summary.failed == []
     assert identities(store) == identities(calm)
     counts = [len(one.read_text().splitlines()) for one in (store / "computed").iterdir()]
-    assert set(counts) == {1}
+    assert max(counts) == 1  # a worker killed while it noted its result leaves an empty note
     assert _computed(calm) - kills <= sum(counts) <= _computed(calm)
     assert [one for one in holders(store / "claims") if one.alive] == []
 
